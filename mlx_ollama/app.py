@@ -1,0 +1,76 @@
+"""The composition root: what the parts are, and in which order a request meets the policies."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from mlx_ollama.dialects import ollama
+from mlx_ollama.link import WorkerLink
+from mlx_ollama.models.store import Store, StoredModel
+from mlx_ollama.policies.access_log import AccessLog
+from mlx_ollama.policies.decode import Decode
+from mlx_ollama.policies.disconnect import CancelOnDisconnect
+from mlx_ollama.policies.drain import Drain, InFlight
+from mlx_ollama.policies.errors import Errors
+from mlx_ollama.policies.origin import Origin
+from mlx_ollama.pool import Pool
+from mlx_ollama.routes import NotFound, resources, routes
+from mlx_ollama.service import Service
+from mlx_ollama.settings import Settings
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The application and the two parts of it that its server needs for a graceful end."""
+
+    app: Starlette
+    pool: Pool
+    in_flight: InFlight
+
+
+def create_gateway(settings: Settings) -> Gateway:
+    """Everything of the gateway process, put together; nothing runs yet."""
+
+    async def start(model: StoredModel) -> WorkerLink:
+        return await WorkerLink.start(
+            model.directory,
+            device=settings.device,
+            prefill_slice=settings.prefill_slice,
+            log_level=settings.log_level,
+        )
+
+    pool = Pool(start, keep_alive=settings.keep_alive, load_timeout=settings.load_timeout)
+    service = Service(Store(settings.models), pool, default_context=settings.context_length)
+    in_flight = InFlight()
+    table = resources(service)
+
+    def allow_of(path: str) -> str | None:
+        return table[path].allow if path in table else None
+
+    # The order in which a request meets them, outermost first.
+    policies = [
+        Middleware(AccessLog),
+        Middleware(Origin, origins=settings.origins, bind_host=settings.host, allow_of=allow_of),
+        Middleware(Errors),
+        Middleware(Decode, decoders=ollama.DECODERS, max_body=settings.max_body),
+        Middleware(Drain, in_flight=in_flight),
+        Middleware(CancelOnDisconnect),
+    ]
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await pool.close()
+
+    app = Starlette(routes=routes(table), middleware=policies, lifespan=lifespan)
+    app.router.redirect_slashes = False
+    app.router.default = NotFound(table)
+    return Gateway(app, pool, in_flight)
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The ASGI application, for any server that speaks ASGI."""
+    return create_gateway(settings).app

@@ -1,0 +1,315 @@
+"""Ollama's own dialect: `/api/*` (wire-spec sections 2 to 5)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from mlx_ollama import gojson, gotime
+from mlx_ollama.dialects.gotypes import (
+    Struct,
+    anything,
+    array_of,
+    boolean,
+    image,
+    integer,
+    integers,
+    keep_alive,
+    mapping,
+    object_of,
+    string,
+    think,
+)
+from mlx_ollama.errors import InvalidRequest
+from mlx_ollama.types import (
+    Call,
+    Chat,
+    Completion,
+    Delta,
+    Details,
+    Done,
+    Event,
+    ListedModel,
+    LoadedModel,
+    Message,
+    Rendered,
+    Show,
+    ShownModel,
+    ToolCall,
+    Usage,
+)
+
+JSON = "application/json; charset=utf-8"
+JOB_ERROR = "application/json"
+NDJSON = "application/x-ndjson"
+
+
+def _arguments(value: Any, where: str) -> Mapping[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise InvalidRequest("Value looks like object, but can't find closing '}' symbol")
+
+
+def _lowered(value: Any, where: str) -> str:
+    return string(value, where).lower()
+
+
+_FUNCTION = Struct("ToolCallFunction", {"index": integer, "name": string, "arguments": _arguments})
+_TOOL_CALL = Struct("ToolCall", {"id": string, "function": object_of(_FUNCTION, "api.ToolCallFunction")})
+_MESSAGE = Struct(
+    "Message",
+    {
+        "role": _lowered,
+        "content": string,
+        "thinking": string,
+        "images": array_of(image, "[]api.ImageData"),
+        "tool_calls": array_of(object_of(_TOOL_CALL, "api.ToolCall"), "[]api.ToolCall"),
+        "tool_name": string,
+        "tool_call_id": string,
+    },
+)
+_GENERATION = {
+    "model": string,
+    "stream": boolean,
+    "format": anything,
+    "keep_alive": keep_alive,
+    "options": mapping,
+    "think": think,
+    "truncate": boolean,
+    "shift": boolean,
+    "logprobs": boolean,
+    "top_logprobs": integer,
+    "_debug_render_only": boolean,
+}
+_GENERATE = Struct(
+    "GenerateRequest",
+    {
+        **_GENERATION,
+        "prompt": string,
+        "suffix": string,
+        "system": string,
+        "template": string,
+        "context": integers,
+        "raw": boolean,
+        "images": array_of(image, "[]api.ImageData"),
+    },
+)
+_CHAT = Struct(
+    "ChatRequest",
+    {
+        **_GENERATION,
+        "messages": array_of(object_of(_MESSAGE, "api.Message"), "[]api.Message"),
+        "tools": array_of(mapping, "api.Tools"),
+    },
+)
+_SHOW = Struct(
+    "ShowRequest",
+    {
+        "model": string,
+        "name": string,
+        "verbose": boolean,
+        "system": string,
+        "template": string,
+        "options": mapping,
+    },
+)
+
+
+def decode_generate(body: bytes, headers: Mapping[str, str]) -> Completion:
+    """`POST /api/generate` (wire-spec 3.1)."""
+    return Completion(**_call_members(_GENERATE.read(body)))
+
+
+def decode_chat(body: bytes, headers: Mapping[str, str]) -> Chat:
+    """`POST /api/chat` (wire-spec 4.1)."""
+    members = _call_members(_CHAT.read(body))
+    members["messages"] = tuple(_message(message) for message in members.get("messages", ()))
+    return Chat(**members)
+
+
+def decode_show(body: bytes, headers: Mapping[str, str]) -> Show:
+    """`POST /api/show` (wire-spec 5.5); `name` counts where `model` is empty."""
+    members = _SHOW.read(body)
+    return Show(
+        model=members.get("model") or members.get("name", ""),
+        verbose=members.get("verbose", False),
+        system=members.get("system", ""),
+        options=members.get("options", {}),
+        user_agent=headers.get("user-agent", ""),
+    )
+
+
+DECODERS: Mapping[str, Callable[[bytes, Mapping[str, str]], Call]] = {
+    "/api/generate": decode_generate,
+    "/api/chat": decode_chat,
+    "/api/show": decode_show,
+}
+
+
+def encode_error(message: str) -> bytes:
+    """An error body, or the line that ends a broken stream (wire-spec 2.4)."""
+    return gojson.dumps({"error": message})
+
+
+def encode_generate(model: str, event: Event) -> bytes:
+    """One object of a generate answer (wire-spec 2.1)."""
+    chunk: dict[str, Any] = {"model": model, "created_at": gotime.utc(gotime.now())}
+    match event:
+        case Delta(text):
+            chunk |= {"response": text, "done": False}
+        case Done():
+            chunk |= _generate_end("", event)
+        case Rendered(prompt):
+            chunk |= {"response": "", "done": False, "_debug_info": {"rendered_template": prompt}}
+    return gojson.dumps(chunk)
+
+
+def encode_chat(model: str, event: Event) -> bytes:
+    """One object of a chat answer (wire-spec 2.2)."""
+    chunk: dict[str, Any] = {"model": model, "created_at": gotime.utc(gotime.now())}
+    match event:
+        case Delta(text):
+            chunk |= {"message": _assistant(text), "done": False}
+        case Done():
+            chunk |= _chat_end("", event)
+        case Rendered(prompt):
+            empty = {"role": "", "content": ""}
+            chunk |= {"message": empty, "done": False, "_debug_info": {"rendered_template": prompt}}
+    return gojson.dumps(chunk)
+
+
+def encode_whole_generate(model: str, events: Sequence[Event]) -> bytes:
+    """`stream: false`: the last object, with the text of all (wire-spec 2.3)."""
+    last = events[-1]
+    if not isinstance(last, Done):
+        return encode_generate(model, last)
+    head = {"model": model, "created_at": gotime.utc(gotime.now())}
+    return gojson.dumps(head | _generate_end(_text(events), last))
+
+
+def encode_whole_chat(model: str, events: Sequence[Event]) -> bytes:
+    """`stream: false`: the last object, with the text of all (wire-spec 2.3)."""
+    last = events[-1]
+    if not isinstance(last, Done):
+        return encode_chat(model, last)
+    head = {"model": model, "created_at": gotime.utc(gotime.now())}
+    return gojson.dumps(head | _chat_end(_text(events), last))
+
+
+def encode_tags(models: Sequence[ListedModel]) -> bytes:
+    """`GET /api/tags` (wire-spec 5.3)."""
+    return gojson.dumps({"models": [_listed(model) for model in models]})
+
+
+def encode_ps(models: Sequence[LoadedModel]) -> bytes:
+    """`GET /api/ps` (wire-spec 5.4)."""
+    return gojson.dumps({"models": [_loaded(model) for model in models]})
+
+
+def encode_show(shown: ShownModel) -> bytes:
+    """`POST /api/show` (wire-spec 5.5)."""
+    members: dict[str, Any] = {
+        "license": shown.license,
+        "modelfile": shown.modelfile,
+        "parameters": shown.parameters,
+        "template": shown.template,
+        "system": shown.system,
+        "details": _details(shown.details, sizes=False),
+        "messages": [{"role": message.role, "content": message.content} for message in shown.messages],
+        "model_info": shown.model_info,
+        "tensors": list(shown.tensors),
+        "capabilities": list(shown.capabilities),
+        "modified_at": gotime.local(shown.modified),
+    }
+    always = ("details", "model_info", "modified_at")
+    return gojson.dumps({key: value for key, value in members.items() if value or key in always})
+
+
+def _call_members(members: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a request as the arguments of a call."""
+    if "_debug_render_only" in members:
+        members["render_only"] = members.pop("_debug_render_only")
+    members.setdefault("model", "")
+    return members
+
+
+def _message(members: Mapping[str, Any]) -> Message:
+    calls = tuple(_tool_call(call) for call in members.get("tool_calls", ()))
+    rest = {key: value for key, value in members.items() if key not in ("role", "content", "tool_calls")}
+    return Message(members.get("role", ""), members.get("content", ""), tool_calls=calls, **rest)
+
+
+def _tool_call(members: Mapping[str, Any]) -> ToolCall:
+    function = members.get("function", {})
+    return ToolCall(
+        function.get("name", ""), function.get("arguments", {}), members.get("id", ""), function.get("index", 0)
+    )
+
+
+def _assistant(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def _text(events: Sequence[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+def _generate_end(text: str, done: Done) -> dict[str, Any]:
+    end: dict[str, Any] = {"response": text, "done": True, "done_reason": done.reason}
+    if done.context:
+        end["context"] = list(done.context)
+    return end | _metrics(done.usage)
+
+
+def _chat_end(text: str, done: Done) -> dict[str, Any]:
+    end = {"message": _assistant(text), "done": True, "done_reason": done.reason}
+    return end | _metrics(done.usage)
+
+
+def _metrics(usage: Usage | None) -> dict[str, int]:
+    if usage is None:
+        return {}
+    figures = {
+        "total_duration": usage.total_ns,
+        "load_duration": usage.load_ns,
+        "prompt_eval_count": usage.prompt_tokens,
+        "prompt_eval_duration": usage.prompt_ns,
+        "eval_count": usage.eval_tokens,
+        "eval_duration": usage.eval_ns,
+    }
+    return {name: figure for name, figure in figures.items() if figure}
+
+
+def _listed(model: ListedModel) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "name": model.name,
+        "model": model.name,
+        "modified_at": gotime.local(model.modified),
+        "size": model.size,
+        "digest": model.digest,
+        "details": _details(model.details, sizes=True),
+    }
+    return entry | ({"capabilities": list(model.capabilities)} if model.capabilities else {})
+
+
+def _loaded(model: LoadedModel) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "model": model.name,
+        "size": model.size,
+        "digest": model.digest,
+        "details": _details(model.details, sizes=False),
+        "expires_at": gotime.local(model.expires),
+        "size_vram": model.size_vram,
+        "context_length": model.context_length,
+    }
+
+
+def _details(details: Details, *, sizes: bool) -> dict[str, Any]:
+    members = asdict(details)
+    ordered = {
+        key: members[key]
+        for key in ("parent_model", "format", "family", "families", "parameter_size", "quantization_level")
+    }
+    ordered["families"] = list(details.families) or None
+    found = {key: members[key] for key in ("context_length", "embedding_length") if sizes and members[key]}
+    return ordered | found

@@ -1,0 +1,103 @@
+"""Everything that can go wrong, as types. No HTTP in here: `policies/errors.py` maps these to status codes.
+
+MlxOllamaError
+├── InvalidRequest        the caller's fault
+│   ├── NameConflict      two source suffixes in one name
+│   ├── Unsupported       this model cannot do that
+│   └── PromptTooLong     and it was not to be cut
+├── ModelNotFound
+├── NotBuiltYet           the reference can, we cannot yet; never silently ignored
+├── TooLarge              a body over the limit
+├── InvalidOption         an option of the wrong type (the reference calls that its own fault)
+├── TemplateFailed        a prompt template that does not parse or run
+├── ShuttingDown
+└── WorkerError
+    ├── LoadFailed        the model could not be loaded
+    ├── WorkerDied        the process went away under a request
+    └── GenerationFailed  the engine gave this one request up
+"""
+
+
+class MlxOllamaError(Exception):
+    """Base of every error that a caller may see; the message is what they read."""
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class InvalidRequest(MlxOllamaError):
+    """The request is malformed, names something invalid or asks for a contradiction."""
+
+
+class NameConflict(InvalidRequest):
+    """A model name with more than one source suffix (wire-spec 7.3)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'use either :local or :cloud, not both: "{name}"')
+
+
+class Unsupported(InvalidRequest):
+    """The model lacks a capability that the request needs."""
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt does not fit the context and must not be shortened (wire-spec 9.3)."""
+
+    TEXT = (
+        "the prompt is longer than the context length currently available to the model; shorten the prompt, "
+        "adjust the context length in settings, or use a model with a longer context length"
+    )
+
+    def __init__(self) -> None:
+        super().__init__(self.TEXT)
+
+
+class ModelNotFound(MlxOllamaError):
+    """No such model in the store. The text differs per endpoint (wire-spec 7.6), so the caller words it."""
+
+
+class CloudDisabled(MlxOllamaError):
+    """The name is one of Ollama's cloud; the text is the reference's when its cloud is off (wire-spec 3.2)."""
+
+    def __init__(self) -> None:
+        super().__init__("ollama cloud is disabled: remote model is unavailable")
+
+
+class NotBuiltYet(MlxOllamaError):
+    """Something the reference does and this version does not: refused by name, never accepted and ignored."""
+
+
+class TooLarge(MlxOllamaError):
+    """The request's body is over `max_body`."""
+
+
+class InvalidOption(MlxOllamaError):
+    """An entry of `options` has the wrong type (wire-spec 3.3: a 500 in the reference, and so here)."""
+
+
+class TemplateFailed(MlxOllamaError):
+    """A template does not parse or cannot be executed; the text is the interpreter's."""
+
+
+class ShuttingDown(MlxOllamaError):
+    """The server is draining: it finishes what runs and takes nothing new."""
+
+    def __init__(self) -> None:
+        super().__init__("server is shutting down")
+
+
+class WorkerError(MlxOllamaError):
+    """A worker process failed."""
+
+
+class LoadFailed(WorkerError):
+    """The worker could not load the model."""
+
+
+class WorkerDied(WorkerError):
+    """The worker process ended while the request was with it."""
+
+
+class GenerationFailed(WorkerError):
+    """The engine gave up on this request; the worker lives on."""

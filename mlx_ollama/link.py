@@ -1,0 +1,261 @@
+"""One worker process as the gateway sees it: started, spoken to in frames, ended."""
+
+import asyncio
+import itertools
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from pathlib import Path
+
+from mlx_ollama.errors import GenerationFailed, LoadFailed, PromptTooLong, TemplateFailed, WorkerDied
+from mlx_ollama.protocol import (
+    Cancel,
+    Decoder,
+    Failed,
+    Finished,
+    Frame,
+    Prompt,
+    ProtocolError,
+    Ready,
+    Render,
+    RenderedPrompt,
+    Sampling,
+    Step,
+    Submit,
+    Unloadable,
+    encode,
+)
+from mlx_ollama.types import Delta, Done, Event, Rendered, Usage
+
+logger = logging.getLogger(__name__)
+
+SOCKET_BUFFER_BYTES = 1 << 20
+"""macOS gives a socketpair 8 KiB, less than one long prompt."""
+
+LARGEST_BACKLOG = 1024
+"""Events that wait for a slow reader; further text is joined to the last of them, so none is lost."""
+
+TERMINATE_SECONDS = 5.0
+
+
+class Mailbox:
+    """Events of one request between the worker's frames and the task that sends them on."""
+
+    def __init__(self) -> None:
+        self._events: list[Event | Exception] = []
+        self._arrived = asyncio.Event()
+
+    def put(self, event: Event | Exception) -> None:
+        """Add an event; never waits."""
+        last = self._events[-1] if len(self._events) >= LARGEST_BACKLOG else None
+        if isinstance(last, Delta) and isinstance(event, Delta):
+            self._events[-1] = Delta(last.text + event.text, last.tokens + event.tokens, last.position)
+        else:
+            self._events.append(event)
+        self._arrived.set()
+
+    async def take(self) -> list[Event | Exception]:
+        """Everything that has arrived, at least one event."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        events, self._events = self._events, []
+        return events
+
+
+class WorkerLink(asyncio.Protocol):
+    """A running worker. Made by `start`, usable until `alive` turns false, then made anew by whoever owns it."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.died = asyncio.Event()
+        self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.Transport | None = None
+        self._decoder = Decoder()
+        self._mailboxes: dict[int, Mailbox] = {}
+        self._ids = itertools.count(1)
+        self._reaper: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, directory: Path, *, device: str, prefill_slice: float, log_level: str) -> "WorkerLink":
+        """Start a worker on a model directory; `loaded` tells when it can be used.
+
+        The worker gets a session of its own, so that Ctrl-C in a terminal reaches the gateway only.
+        """
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "mlx_ollama.worker", "--fd", str(theirs.fileno()), "--model", str(directory)),
+                *("--device", device, "--prefill-slice", str(prefill_slice), "--log-level", log_level),
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+            )
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        _, link = await loop.create_connection(lambda: cls(process), sock=ours)
+        return link
+
+    @property
+    def alive(self) -> bool:
+        return not self.died.is_set()
+
+    async def loaded(self, within: float) -> Ready:
+        """Wait until the model is loaded, for `within` seconds at most.
+
+        Raises:
+            LoadFailed: with the worker's reason, or how the process ended.
+        """
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._ready), within)
+        except TimeoutError:
+            await self.stop()
+            raise LoadFailed(f"loading the model took longer than {within:g} s (MLX_API_LOAD_TIMEOUT)") from None
+
+    def generate(self, prompt: Prompt, sampling: Sampling, *, want_context: bool) -> AsyncGenerator[Event, None]:
+        """The events of one answer, the last one `Done`. Closing the generator early cancels the generation.
+
+        Raises:
+            WorkerError, PromptTooLong, TemplateFailed: as the worker says, or because it died.
+        """
+        request = next(self._ids)
+        return self._conversation(request, Submit(request, prompt, sampling, want_context))
+
+    async def render(self, prompt: Prompt) -> Rendered:
+        """The prompt as text.
+
+        Raises:
+            WorkerError, TemplateFailed: as above.
+        """
+        request = next(self._ids)
+        events = [event async for event in self._conversation(request, Render(request, prompt))]
+        rendered = events[-1]
+        if not isinstance(rendered, Rendered):
+            raise GenerationFailed("the worker did not render the prompt")
+        return rendered
+
+    def fail(self, error: Exception) -> None:
+        """Give every request up with `error`; the worker hears of it as cancellations."""
+        for mailbox in self._mailboxes.values():
+            mailbox.put(error)
+
+    async def stop(self) -> None:
+        """End the process: its socket closes, then SIGTERM's patience, then SIGKILL."""
+        if self._transport is not None:
+            self._transport.abort()
+        with suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self.process.wait(), TERMINATE_SECONDS)
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.wait()
+        await self.died.wait()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.Transport):
+            self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._decoder.feed(data):
+                self._dispatch(frame)
+        except ProtocolError:
+            logger.exception("worker %d sent something that is no frame", self.process.pid)
+            if self._transport is not None:
+                self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._reaper = asyncio.get_running_loop().create_task(self._reap())
+
+    async def _conversation(self, request: int, opening: Submit | Render) -> AsyncGenerator[Event, None]:
+        mailbox = self._mailboxes[request] = Mailbox()
+        finished = False
+        try:
+            self._send(opening)
+            while True:
+                for event in await mailbox.take():
+                    if isinstance(event, Exception):
+                        raise event
+                    finished = not isinstance(event, Delta)
+                    yield event
+                    if finished:
+                        return
+        finally:
+            del self._mailboxes[request]
+            if not finished:
+                with suppress(WorkerDied):
+                    self._send(Cancel(request))
+
+    def _send(self, frame: Frame) -> None:
+        if not self.alive or self._transport is None or self._transport.is_closing():
+            raise WorkerDied(_obituary(self.process.returncode))
+        self._transport.write(encode(frame))
+
+    def _dispatch(self, frame: Frame) -> None:
+        match frame:
+            case Step(deltas):
+                for request, text, tokens, position in deltas:
+                    self._deliver(request, Delta(text, tokens, position))
+            case Finished():
+                usage = Usage(frame.prompt_tokens, frame.prompt_ns, frame.eval_tokens, frame.eval_ns)
+                self._deliver(frame.id, Done(frame.reason, usage, frame.context))
+            case Failed():
+                self._deliver(frame.id, _as_error(frame))
+            case RenderedPrompt():
+                self._deliver(frame.id, Rendered(frame.text))
+            case Ready() if not self._ready.done():
+                self._ready.set_result(frame)
+            case Unloadable() if not self._ready.done():
+                self._ready.set_exception(LoadFailed(frame.reason))
+            case _:
+                logger.error("worker %d sent an unexpected %s", self.process.pid, type(frame).__name__)
+
+    def _deliver(self, request: int, event: Event | Exception) -> None:
+        mailbox = self._mailboxes.get(request)
+        if mailbox is not None:
+            mailbox.put(event)
+
+    async def _reap(self) -> None:
+        """The socket is closed: learn how the process ended, and tell everyone who waits."""
+        status: int | None
+        try:
+            status = await asyncio.wait_for(self.process.wait(), TERMINATE_SECONDS)
+        except TimeoutError:
+            self.process.kill()
+            status = await self.process.wait()
+        self.died.set()
+        if not self._ready.done():
+            self._ready.set_exception(LoadFailed(_obituary(status)))
+        # Nobody may be waiting for the load any more; its failure is then no news.
+        self._ready.exception()
+        for mailbox in self._mailboxes.values():
+            mailbox.put(WorkerDied(_obituary(status)))
+
+
+def _as_error(frame: Failed) -> Exception:
+    match frame.kind:
+        case "too_long":
+            return PromptTooLong()
+        case "template":
+            return TemplateFailed(frame.reason)
+        case _:
+            return GenerationFailed(frame.reason)
+
+
+def _obituary(status: int | None) -> str:
+    """How a worker ended, for the caller; the log has the rest."""
+    if status is None:
+        return "the model worker is gone"
+    if status < 0:
+        name = signal.Signals(-status).name
+        hint = ", perhaps for want of memory" if name in ("SIGKILL", "SIGABRT") else ""
+        return f"the model worker has unexpectedly stopped ({name}{hint}); the next request starts a new one"
+    return f"the model worker has unexpectedly stopped (exit status {status}); the next request starts a new one"

@@ -1,0 +1,1 @@
+"""The models that this server knows: their names, where they lie, what they are."""

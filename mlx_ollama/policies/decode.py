@@ -1,0 +1,55 @@
+"""Reads the body of a JSON request once and puts the typed call into `scope["state"]["call"]`."""
+
+from collections.abc import Callable, Mapping
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mlx_ollama.errors import TooLarge
+from mlx_ollama.types import Call
+
+Decoder = Callable[[bytes, Mapping[str, str]], Call]
+
+
+class Decode:
+    """From here on every policy knows the model and the kind of work, and nobody parses JSON again.
+
+    `decoders` are by path; other paths pass untouched. `max_body` is in bytes.
+
+    Raises:
+        InvalidRequest: in the words of the dialect.
+        TooLarge: for a body over `max_body`.
+    """
+
+    def __init__(self, app: ASGIApp, *, decoders: Mapping[str, Decoder], max_body: int) -> None:
+        self.app = app
+        self._decoders = decoders
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        decoder = self._decoders.get(scope["path"]) if scope["type"] == "http" else None
+        if decoder is None or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        body = await self._body(receive)
+        if body is not None:
+            scope.setdefault("state", {})["call"] = decoder(body, Headers(scope=scope))
+            await self.app(scope, receive, send)
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """The whole body; None if the client left before its end.
+
+        A body over the limit is read to its end all the same: a refusal sent against unread data may never arrive.
+        """
+        pieces, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            piece, more = message.get("body", b""), message.get("more_body", False)
+            size += len(piece)
+            if size <= self._max_body:
+                pieces.append(piece)
+        if size > self._max_body:
+            raise TooLarge(f"request body too large: {size} bytes, the limit is {self._max_body} (MLX_API_MAX_BODY)")
+        return b"".join(pieces)

@@ -1,0 +1,44 @@
+"""Ends the work of a request whose client has gone, streamed or not, waiting or generating."""
+
+import asyncio
+from contextlib import suppress
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class CancelOnDisconnect:
+    """Cancels everything inside when the client closes.
+
+    A server tells of a disconnect once, and only to whoever reads: for requests whose body has been decoded this is the
+    one reader, and nothing inside reads any more.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or "call" not in scope.get("state", {}):
+            await self.app(scope, receive, send)
+            return
+        work = asyncio.ensure_future(self.app(scope, _nothing_to_read, send))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not work.done():
+                work.cancel()
+                with suppress(asyncio.CancelledError):
+                    await work
+        if not work.cancelled():
+            work.result()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _nothing_to_read() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")

@@ -1,0 +1,65 @@
+"""Renders every error once, in the caller's dialect."""
+
+import logging
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mlx_ollama import errors
+from mlx_ollama.dialects import ollama
+
+logger = logging.getLogger(__name__)
+
+STATUS: dict[type[errors.MlxOllamaError], int] = {
+    errors.InvalidRequest: 400,
+    errors.ModelNotFound: 404,
+    errors.NotBuiltYet: 501,
+    errors.TooLarge: 413,
+    errors.InvalidOption: 500,
+    errors.TemplateFailed: 500,
+    errors.CloudDisabled: 403,
+    errors.ShuttingDown: 503,
+    errors.WorkerError: 500,
+}
+"""By the nearest class in the error's line of descent."""
+
+
+def status_of(error: errors.MlxOllamaError) -> int:
+    """The status code of an error, 500 for one that nobody has classed."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+class Errors:
+    """Turns what is raised inside into an answer; a response that has begun can only be cut off."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watch(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except errors.MlxOllamaError as error:
+            if begun:
+                raise
+            await _refuse(scope, send, status_of(error), error.message)
+        # The last resort of the server: a fault of ours must not take the connection down without a word.
+        except Exception:
+            if begun or scope["type"] != "http":
+                raise
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            await _refuse(scope, send, 500, "internal server error")
+
+
+async def _refuse(scope: Scope, send: Send, status: int, message: str) -> None:
+    """A stream that fails before its first line has its own content type (wire-spec 0.2)."""
+    content_type = ollama.JOB_ERROR if scope.get("state", {}).get("job") else ollama.JSON
+    body = ollama.encode_error(message)
+    headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

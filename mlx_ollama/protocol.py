@@ -1,0 +1,229 @@
+"""The frames between the gateway and a worker; nothing else crosses.
+
+A frame is a big-endian length of four bytes and that many bytes of JSON: an array of the frame's kind and its fields in
+order. One `Step` carries what a whole decode step produced, for every stream in the batch.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import orjson
+
+from mlx_ollama.types import Message, ToolCall
+
+_LENGTH = struct.Struct("!I")
+MAX_FRAME_BYTES = 1 << 30
+
+PromptStyle = Literal["chat", "fill", "raw"]
+Failure = Literal["invalid", "too_long", "template", "failed"]
+
+
+class ProtocolError(ValueError):
+    """The other side sent something that is no frame."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. `seed` is settled by the gateway, so that a stream can be continued elsewhere.
+
+    `limit` is the most tokens to sample, 0 for as many as the context holds.
+    """
+
+    seed: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_last_n: int
+    repeat_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    stop: tuple[str, ...]
+    limit: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What to read, still as messages or text: only the worker has the tokenizer.
+
+    `template` is Go's TEMPLATE language; None stands for the model's own Jinja chat template. `prefix` are token ids of
+    an earlier answer that go in front. `context` is the number of tokens that prompt and answer may fill together.
+    `drop_oldest` lets a conversation lose its first turns to fit; `shift` lets the middle of a prompt be cut.
+    """
+
+    style: PromptStyle
+    context: int
+    keep: int
+    shift: bool
+    drop_oldest: bool = False
+    template: str | None = None
+    messages: tuple[Message, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    text: str = ""
+    suffix: str = ""
+    prefix: tuple[int, ...] = ()
+    think: bool = False
+    think_level: str = ""
+    think_set: bool = False
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Gateway to worker: generate. `want_context` asks for the token ids of prompt and answer at the end."""
+
+    id: int
+    prompt: Prompt
+    sampling: Sampling
+    want_context: bool
+
+
+@dataclass(frozen=True)
+class Render:
+    """Gateway to worker: only render the prompt."""
+
+    id: int
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Gateway to worker: nobody waits for this request any more."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Worker to gateway: the model is loaded. Sizes are in bytes; `gpu_memory` is 0 on a CPU."""
+
+    device: str
+    weight_bytes: int
+    gpu_memory: int
+    context_length: int
+
+
+@dataclass(frozen=True)
+class Unloadable:
+    """Worker to gateway: the model could not be loaded; the worker ends."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """Worker to gateway: what one step produced, as (id, text, token ids, position of the first token)."""
+
+    deltas: tuple[tuple[int, str, tuple[int, ...], int], ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Worker to gateway: the answer is complete. Durations are nanoseconds."""
+
+    id: int
+    reason: Literal["stop", "length"]
+    prompt_tokens: int
+    prompt_ns: int
+    eval_tokens: int
+    eval_ns: int
+    context: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """Worker to gateway: the answer to `Render`."""
+
+    id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Worker to gateway: this request failed, the others go on."""
+
+    id: int
+    kind: Failure
+    reason: str
+
+
+Frame = Submit | Render | Cancel | Ready | Unloadable | Step | Finished | RenderedPrompt | Failed
+_KINDS: tuple[type[Any], ...] = (Submit, Render, Cancel, Ready, Unloadable, Step, Finished, RenderedPrompt, Failed)
+_TAGS = {kind: tag for tag, kind in enumerate(_KINDS)}
+_NAMES = {kind: tuple(part.name for part in fields(kind)) for kind in _KINDS}
+
+
+def encode(frame: Frame) -> bytes:
+    """A frame as bytes, its length in front."""
+    kind = type(frame)
+    body = orjson.dumps([_TAGS[kind], *[getattr(frame, name) for name in _NAMES[kind]]])
+    return _LENGTH.pack(len(body)) + body
+
+
+class Decoder:
+    """Cuts a byte stream into frames, whatever the pieces in which it arrives."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Yield the frames that `data` completes.
+
+        Raises:
+            ProtocolError: for something that is no frame; the stream is then useless.
+        """
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_FRAME_BYTES:
+                raise ProtocolError(f"a frame of {length} bytes")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            yield _decode(body)
+
+
+def _decode(body: bytes) -> Frame:
+    try:
+        tag, *values = orjson.loads(body)
+        frame: Frame = _BUILDERS.get(_KINDS[tag], _KINDS[tag])(*values)
+    except (ValueError, TypeError, IndexError, KeyError) as error:
+        raise ProtocolError(f"not a frame: {body[:80]!r}") from error
+    return frame
+
+
+def _submit(request: int, prompt: dict[str, Any], sampling: dict[str, Any], want_context: bool) -> Submit:
+    sampling["stop"] = tuple(sampling["stop"])
+    return Submit(request, _prompt(prompt), Sampling(**sampling), want_context)
+
+
+def _render(request: int, prompt: dict[str, Any]) -> Render:
+    return Render(request, _prompt(prompt))
+
+
+def _prompt(members: dict[str, Any]) -> Prompt:
+    members["messages"] = tuple(_message(message) for message in members["messages"])
+    members["tools"] = tuple(members["tools"])
+    members["prefix"] = tuple(members["prefix"])
+    return Prompt(**members)
+
+
+def _message(members: dict[str, Any]) -> Message:
+    members["images"] = ()
+    members["tool_calls"] = tuple(ToolCall(**call) for call in members["tool_calls"])
+    return Message(**members)
+
+
+def _step(deltas: list[Any]) -> Step:
+    return Step(tuple((request, text, tuple(tokens), position) for request, text, tokens, position in deltas))
+
+
+def _finished(*values: Any) -> Finished:
+    finished = Finished(*values)
+    return finished if finished.context is None else replace(finished, context=tuple(finished.context))
+
+
+_BUILDERS: dict[type[Any], Any] = {Submit: _submit, Render: _render, Step: _step, Finished: _finished}

@@ -1,0 +1,152 @@
+"""Runs the gateway on Hypercorn, from an open port to the last worker's end."""
+
+import asyncio
+import errno
+import http.client
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, cast
+
+from hypercorn.asyncio import serve as hypercorn_serve
+from hypercorn.config import Config
+
+from mlx_ollama.app import Gateway, create_gateway
+from mlx_ollama.errors import ShuttingDown
+from mlx_ollama.settings import Settings
+
+if TYPE_CHECKING:
+    from hypercorn.typing import ASGIFramework
+
+try:
+    import psutil
+except ImportError:  # without it we cannot name the process that holds a port
+    psutil = None
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 1024
+LAST_WORDS_SECONDS = 5.0
+"""How long answers that were cut off at the drain budget may take to say so."""
+
+
+class PortTaken(Exception):
+    """Somebody else listens there; the message says who."""
+
+
+def run(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then drain (see `_drain`). `announce` is told the address once it is open.
+
+    Raises:
+        PortTaken: if the address is in use.
+        OSError: if it cannot be opened for another reason.
+    """
+    listener = _listen(settings.host, settings.port)
+    host, port = listener.getsockname()[:2]
+    announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    asyncio.run(_serve(settings, listener))
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> None:
+    gateway = create_gateway(settings)
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, asked.set)
+    # Starlette and Hypercorn describe the same ASGI with types of their own.
+    app = cast("ASGIFramework", gateway.app)
+    server = asyncio.create_task(hypercorn_serve(app, _config(settings, listener), shutdown_trigger=asked.wait))
+    stop = asyncio.create_task(asked.wait())
+    await asyncio.wait((server, stop), return_when=asyncio.FIRST_COMPLETED)
+    if not server.done():
+        await _drain(gateway, settings.drain)
+        await asyncio.wait((server,), timeout=LAST_WORDS_SECONDS)
+    stop.cancel()
+    if server.done():
+        server.result()
+        return
+    # A connection that neither reads nor closes must not keep us; its task is cancelled, the workers end all the same.
+    server.cancel()
+    with suppress(asyncio.CancelledError, TimeoutError):
+        await asyncio.wait_for(server, LAST_WORDS_SECONDS)
+    await gateway.pool.close()
+
+
+async def _drain(gateway: Gateway, budget: float) -> None:
+    """Refuse new work, let running answers finish within `budget` seconds, then end the rest with an error line."""
+    gateway.in_flight.closed = True
+    logger.info("stopping: %d answers are under way, they have %g s", gateway.in_flight.count, budget)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(gateway.in_flight.idle(), budget)
+        return
+    gateway.pool.fail_all(ShuttingDown())
+    with suppress(TimeoutError):
+        await asyncio.wait_for(gateway.in_flight.idle(), LAST_WORDS_SECONDS)
+
+
+def _config(settings: Settings, listener: socket.socket) -> Config:
+    config = Config()
+    # The socket is already open: we want to know about a taken port before anything else starts.
+    config.bind = [f"fd://{listener.detach()}"]
+    config.keep_alive_timeout = settings.connection_keep_alive
+    # Streams end at the drain budget by our own hand; Hypercorn's limit is only the fence behind it.
+    config.graceful_timeout = settings.drain + 2 * LAST_WORDS_SECONDS
+    config.shutdown_timeout = settings.drain + 2 * LAST_WORDS_SECONDS
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    return config
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(_who_answers(host, port)) from error
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+def _who_answers(host: str, port: int) -> str:
+    reply = _first_line(host, port, "/")
+    version = _first_line(host, port, "/api/version")
+    owner = _owner(port)
+    told = f"it answers {reply!r}" if reply else "nothing there speaks HTTP"
+    if "version" in version:
+        told += f" and {version}"
+    return (
+        f"port {port} on {host} is taken{f' by {owner}' if owner else ''}: {told}. "
+        "Stop that one, or choose another port with --port or MLX_API_PORT."
+    )
+
+
+def _first_line(host: str, port: int, path: str) -> str:
+    connection = http.client.HTTPConnection(host, port, timeout=1)
+    try:
+        connection.request("GET", path)
+        lines = connection.getresponse().read(200).decode("utf-8", "replace").splitlines()
+        return lines[0] if lines else ""
+    except (OSError, http.client.HTTPException):
+        return ""
+    finally:
+        connection.close()
+
+
+def _owner(port: int) -> str:
+    """The process that listens on a port, as far as the system lets us see."""
+    if psutil is None:
+        return ""
+    with suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == "LISTEN" and connection.laddr.port == port and connection.pid:
+                return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    return ""

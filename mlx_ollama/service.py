@@ -1,0 +1,347 @@
+"""The use cases: chat, complete, list, show … No HTTP and no JSON: calls in, events or facts out."""
+
+import json
+import random
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from mlx_ollama import gojson, gotime
+from mlx_ollama.errors import CloudDisabled, InvalidRequest, ModelNotFound, NotBuiltYet, Unsupported, WorkerError
+from mlx_ollama.gotemplate import Template, TemplateError
+from mlx_ollama.models.directory import NotAModel, inspect, jinja_template
+from mlx_ollama.models.modelfile import DEFAULT_TEMPLATE, modelfile_text, parameters_text
+from mlx_ollama.models.names import Reference, Source
+from mlx_ollama.models.store import Store, StoredModel, StoreError
+from mlx_ollama.options import Options
+from mlx_ollama.pool import Lease, Pool
+from mlx_ollama.protocol import Prompt, Sampling
+from mlx_ollama.types import (
+    Chat,
+    Completion,
+    Details,
+    Done,
+    Event,
+    Generation,
+    ListedModel,
+    LoadedModel,
+    Message,
+    Show,
+    ShownModel,
+)
+
+Events: TypeAlias = AsyncGenerator[Event, None]
+
+MINIMAL_CONTEXT = 4
+SMALL_CONTEXT = 4096
+_CONTEXT_BY_GPU_MEMORY = ((47 << 30, 262_144), (23 << 30, 32_768))
+MOST_TOP_LOGPROBS = 20
+_COPILOT = "GitHubCopilotChat/"
+
+
+class ModelMissing(ModelNotFound):
+    """`model 'x' not found`, with the name as the endpoint words it (wire-spec 7.6)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"model '{name}' not found")
+
+
+class Service:
+    """What this server can do. `default_context` is the operator's choice of tokens, 0 for one by memory."""
+
+    def __init__(self, store: Store, pool: Pool, *, default_context: int) -> None:
+        self._store = store
+        self._pool = pool
+        self._default_context = default_context
+
+    def chat(self, call: Chat) -> Events:
+        """Answer a conversation. The checks come first, in the order of wire-spec 4.2.
+
+        Raises:
+            MlxOllamaError: before the first event for all that is wrong with the call; later if the worker fails.
+        """
+        _check_logprobs(call)
+        if not call.model:
+            raise InvalidRequest("model is required")
+        model = self._find(call)
+        if not call.messages and call.keep_alive == 0:
+            return self._unload(model)
+        _check_thinking(call)
+        self._check_chat(call, model)
+        options = Options.merge(model.parameters, call.options)
+        return self._generate(call, model, options, self._chat_prompt(call, model) if call.messages else None)
+
+    def complete(self, call: Completion) -> Events:
+        """Continue a prompt. The checks come first, in the order of wire-spec 3.2.
+
+        Raises:
+            MlxOllamaError: as `chat` does.
+        """
+        _check_logprobs(call)
+        if not call.model:
+            raise ModelMissing("")
+        model = self._find(call)
+        if not call.prompt and call.keep_alive == 0:
+            return self._unload(model)
+        if call.raw and (call.template or call.system or call.context):
+            raise InvalidRequest("raw mode does not support template, system, or context")
+        _check_thinking(call)
+        self._check_completion(call, model)
+        options = Options.merge(model.parameters, call.options)
+        return self._generate(call, model, options, self._completion_prompt(call, model) if call.prompt else None)
+
+    def list(self) -> Sequence[ListedModel]:
+        """Every model of the store, newest first."""
+        return [
+            ListedModel(
+                name=model.name.display,
+                modified=model.modified,
+                size=model.size,
+                digest=model.digest,
+                details=_details(model),
+                capabilities=self._capabilities(model),
+            )
+            for model in self._store.models()
+        ]
+
+    def loaded(self) -> Sequence[LoadedModel]:
+        """Every model in memory, the latest to expire first."""
+        now, wall = time.monotonic(), gotime.now()
+        return [
+            LoadedModel(
+                name=resident.model.name.display,
+                size=resident.ready.weight_bytes,
+                size_vram=resident.ready.weight_bytes if resident.ready.gpu_memory else 0,
+                digest=resident.model.digest,
+                details=_details(resident.model),
+                expires=wall + int(resident.expires_in(now) * 1e9),
+                context_length=resident.context_length,
+            )
+            for resident in self._pool.residents()
+            if resident.ready is not None
+        ]
+
+    def show(self, call: Show) -> ShownModel:
+        """Describe a model.
+
+        Raises:
+            InvalidRequest, ModelNotFound: for the name.
+        """
+        if not call.model:
+            raise InvalidRequest("model is required")
+        reference = Reference.parse(call.model)
+        model = self._stored(reference)
+        if model is None or reference.source is Source.CLOUD:
+            raise ModelMissing(reference.name.display)
+        directory = inspect(model.directory)
+        template = model.template or jinja_template(model.directory) or DEFAULT_TEMPLATE
+        system = call.system or model.system
+        info = directory.model_info
+        if call.user_agent.startswith(_COPILOT):
+            info = dict(sorted({**info, "general.basename": call.model}.items()))
+        return ShownModel(
+            license="\n".join(model.licenses),
+            modelfile=modelfile_text(
+                model.name,
+                str(model.directory),
+                template=template,
+                system=system,
+                parameters={**model.parameters, **call.options},
+                licenses=model.licenses,
+                messages=model.messages,
+            ),
+            parameters=parameters_text(model.parameters),
+            template=template,
+            system=system,
+            details=replace(_details(model), context_length=0, embedding_length=0),
+            messages=model.messages,
+            model_info=info,
+            tensors=directory.listed_tensors if directory.gguf or call.verbose else [],
+            capabilities=self._capabilities(model),
+            modified=model.modified,
+        )
+
+    def _find(self, call: Generation) -> StoredModel:
+        reference = Reference.parse(call.model)
+        if reference.source is Source.CLOUD:
+            raise CloudDisabled
+        model = self._stored(reference)
+        if model is None:
+            raise ModelMissing(call.model)
+        return model
+
+    def _stored(self, reference: Reference) -> StoredModel | None:
+        try:
+            return self._store.find(reference.name)
+        except StoreError as error:
+            raise WorkerError(str(error)) from error
+
+    def _check_chat(self, call: Chat, model: StoredModel) -> None:
+        capabilities = self._capabilities(model)
+        if "completion" not in capabilities:
+            raise Unsupported(f'"{call.model}" does not support chat')
+        if call.tools and "tools" not in capabilities:
+            raise Unsupported(f"{model.name.full} does not support tools")
+        _check_images([message.images for message in call.messages])
+
+    def _check_completion(self, call: Completion, model: StoredModel) -> None:
+        capabilities = self._capabilities(model)
+        missing = []
+        if "completion" not in capabilities:
+            missing.append(f'"{call.model}" does not support generate')
+        if call.suffix and "insert" not in capabilities:
+            missing.append(f"{model.name.full} does not support insert")
+        if missing:
+            raise Unsupported("\n".join(missing))
+        _check_images([call.images])
+
+    def _capabilities(self, model: StoredModel) -> tuple[str, ...]:
+        """What the model can do here, not what its template could ask for."""
+        if not model.template:
+            return ("completion",)
+        try:
+            variables = Template.parse(model.template).variables
+        except TemplateError:
+            return ("completion",)
+        return ("completion", "insert") if "suffix" in variables else ("completion",)
+
+    def _unload(self, model: StoredModel) -> Events:
+        self._pool.expire(model)
+        return _only(Done("unload"))
+
+    async def _generate(
+        self, call: Generation, model: StoredModel, options: Options, prompt: Prompt | None
+    ) -> AsyncGenerator[Event, None]:
+        entered = time.monotonic_ns()
+        async with self._pool.lease(model, call.keep_alive) as lease:
+            loaded = time.monotonic_ns()
+            context = self._context(options, lease, model)
+            lease.resident.context_length = context
+            if prompt is None:
+                yield Done("load")
+                return
+            prompt = replace(prompt, context=context, keep=options.num_keep)
+            if call.render_only:
+                yield await lease.link.render(prompt)
+                return
+            _check_format(call)
+            wants_context = isinstance(call, Completion) and not call.raw
+            sampling = _sampling(options)
+            async with aclosing(lease.link.generate(prompt, sampling, want_context=wants_context)) as events:
+                async for event in events:
+                    yield _timed(event, entered, loaded) if isinstance(event, Done) else event
+
+    def _context(self, options: Options, lease: Lease, model: StoredModel) -> int:
+        """How many tokens prompt and answer may fill; the model's trained context is the most (wire-spec 3.3)."""
+        by_memory = next(
+            (length for memory, length in _CONTEXT_BY_GPU_MEMORY if lease.ready.gpu_memory >= memory), SMALL_CONTEXT
+        )
+        wanted = options.num_ctx or self._default_context or by_memory
+        trained = lease.ready.context_length or wanted
+        return max(MINIMAL_CONTEXT, min(wanted, trained))
+
+    def _chat_prompt(self, call: Chat, model: StoredModel) -> Prompt:
+        """Modelfile MESSAGEs, then the request's; SYSTEM in front unless the request brings one (wire-spec 4.3)."""
+        messages = [*model.messages, *call.messages]
+        if model.system and call.messages[0].role != "system":
+            messages.insert(0, Message("system", model.system))
+        return _prompt(call, model.template or None, messages, drop_oldest=call.truncate, tools=call.tools)
+
+    def _completion_prompt(self, call: Completion, model: StoredModel) -> Prompt:
+        template = call.template or model.template or None
+        if call.raw:
+            return replace(_prompt(call, None, []), style="raw", text=call.prompt)
+        if call.suffix:
+            return replace(_prompt(call, template, []), style="fill", text=call.prompt, suffix=call.suffix)
+        system = call.system or model.system
+        messages = [Message("system", system)] if system else []
+        if call.context is None:
+            messages += model.messages
+        messages.append(Message("user", call.prompt))
+        return replace(_prompt(call, template, messages), prefix=call.context or ())
+
+
+def _prompt(
+    call: Generation,
+    template: str | None,
+    messages: Sequence[Message],
+    *,
+    drop_oldest: bool = False,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> Prompt:
+    return Prompt(
+        style="chat",
+        context=0,
+        keep=0,
+        shift=call.shift and call.truncate,
+        drop_oldest=drop_oldest,
+        template=template,
+        messages=tuple(messages),
+        tools=tuple(dict(tool) for tool in tools),
+        think=False,
+        think_set=call.think is not None,
+    )
+
+
+def _sampling(options: Options) -> Sampling:
+    return Sampling(
+        seed=options.seed if options.seed >= 0 else random.SystemRandom().getrandbits(32),
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repeat_last_n=options.repeat_last_n,
+        repeat_penalty=options.repeat_penalty,
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+        stop=options.stop,
+        limit=max(0, options.num_predict),
+    )
+
+
+def _timed(done: Done, entered: int, loaded: int) -> Done:
+    if done.usage is None:
+        return done
+    now = time.monotonic_ns()
+    return replace(done, usage=replace(done.usage, load_ns=max(1, loaded - entered), total_ns=now - entered))
+
+
+async def _only(event: Event) -> AsyncGenerator[Event, None]:
+    yield event
+
+
+def _details(model: StoredModel) -> Details:
+    parent = str(model.config.get("parent_model", ""))
+    try:
+        return replace(inspect(model.directory).details, parent_model=parent)
+    except NotAModel:
+        return Details("", "", (), "", "", parent)
+
+
+def _check_logprobs(call: Generation) -> None:
+    if not 0 <= call.top_logprobs <= MOST_TOP_LOGPROBS:
+        raise InvalidRequest(f"top_logprobs must be between 0 and {MOST_TOP_LOGPROBS}")
+    if call.logprobs or call.top_logprobs:
+        raise NotBuiltYet("logprobs are not supported by this version")
+
+
+def _check_thinking(call: Generation) -> None:
+    if call.think:
+        raise Unsupported(f'"{call.model}" does not support thinking')
+
+
+def _check_images(images: Sequence[tuple[bytes, ...]]) -> None:
+    if any(images):
+        raise Unsupported("this model does not support image input")
+
+
+def _check_format(call: Generation) -> None:
+    """Only a format that is set and valid needs a grammar; the reference finds the others out this late, too."""
+    if call.format is None or call.format == "":
+        return
+    if call.format != "json" and not isinstance(call.format, dict):
+        written = json.dumps(gojson.dumps(call.format).decode(), ensure_ascii=False)
+        raise WorkerError(f'invalid format: {written}; expected "json" or a valid JSON Schema object')
+    raise NotBuiltYet("format is not supported by this version")

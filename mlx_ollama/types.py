@@ -1,0 +1,193 @@
+"""The vocabulary: what is asked for (calls), what comes back (events), and what both are made of.
+
+Dialects turn bytes into calls and events into bytes; everything between speaks these words and no JSON.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+DoneReason = Literal["stop", "length", "load", "unload"]
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A function that an assistant message calls; `arguments` keep the order in which they came."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    id: str = ""
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation. `images` are decoded bytes."""
+
+    role: str
+    content: str
+    thinking: str = ""
+    images: tuple[bytes, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_name: str = ""
+    tool_call_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """What every request about a model carries. `model` is the name as the caller wrote it."""
+
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation(Call):
+    """What chat and completion have in common.
+
+    `keep_alive` is in seconds, None where the caller said nothing; `format` is the decoded JSON of the field, None
+    where unset; `think` None means that the model decides.
+    """
+
+    stream: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_alive: float | None = None
+    format: Any = None
+    think: bool | str | None = None
+    truncate: bool = True
+    shift: bool = True
+    logprobs: bool = False
+    top_logprobs: int = 0
+    render_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat(Generation):
+    """Answer a conversation (wire-spec 4.1)."""
+
+    messages: Sequence[Message] = ()
+    tools: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion(Generation):
+    """Continue a prompt (wire-spec 3.1). `context` holds the token ids of an earlier answer, None where absent."""
+
+    prompt: str = ""
+    suffix: str = ""
+    system: str = ""
+    template: str = ""
+    context: tuple[int, ...] | None = None
+    raw: bool = False
+    images: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show(Call):
+    """Describe a model (wire-spec 5.5). `system` and `options` overlay what is shown."""
+
+    verbose: bool = False
+    system: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    user_agent: str = ""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Counts of tokens and measured durations in nanoseconds (wire-spec 2.2).
+
+    `prompt_tokens` counts every token of the prompt, `eval_tokens` every token sampled, the end token included.
+    """
+
+    prompt_tokens: int
+    prompt_ns: int
+    eval_tokens: int
+    eval_ns: int
+    load_ns: int = 0
+    total_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of text, never cut inside a character, with the ids of the tokens that it consists of.
+
+    `position` is the index of the first of these tokens in the answer.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    position: int = 0
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of an answer. `usage` is there where something was generated, `context` for completions unless raw."""
+
+    reason: DoneReason
+    usage: Usage | None = None
+    context: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The prompt that would have been read; answers `render_only`."""
+
+    prompt: str
+
+
+Event = Delta | Done | Rendered
+
+
+@dataclass(frozen=True)
+class Details:
+    """The `details` object of tags, ps and show."""
+
+    format: str
+    family: str
+    families: tuple[str, ...]
+    parameter_size: str
+    quantization_level: str
+    parent_model: str = ""
+    context_length: int = 0
+    embedding_length: int = 0
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A model of the store as tags lists it. `modified` is in nanoseconds since the epoch, `size` in bytes."""
+
+    name: str
+    modified: int
+    size: int
+    digest: str
+    details: Details
+    capabilities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory as ps lists it. `expires` is in nanoseconds since the epoch, sizes in bytes."""
+
+    name: str
+    size: int
+    size_vram: int
+    digest: str
+    details: Details
+    expires: int
+    context_length: int
+
+
+@dataclass(frozen=True)
+class ShownModel:
+    """Everything that show tells."""
+
+    license: str
+    modelfile: str
+    parameters: str
+    template: str
+    system: str
+    details: Details
+    messages: tuple[Message, ...]
+    model_info: Mapping[str, Any]
+    tensors: Sequence[Mapping[str, Any]]
+    capabilities: tuple[str, ...]
+    modified: int

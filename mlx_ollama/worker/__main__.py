@@ -1,0 +1,65 @@
+"""The worker process: `python -m mlx_ollama.worker --fd N --model DIRECTORY`. Started by the gateway only."""
+
+import argparse
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_ollama.protocol import Ready, Unloadable
+from mlx_ollama.worker.blas import preload_openblas
+from mlx_ollama.worker.inbox import SocketInbox, SocketOutbox
+
+if TYPE_CHECKING:
+    from mlx_ollama.worker.engine import Engine
+
+logger = logging.getLogger("mlx_ollama.worker")
+
+
+def main() -> int:
+    """Load the model and serve until the gateway's end of the socket closes."""
+    arguments = _parse()
+    logging.basicConfig(level=arguments.log_level.upper(), format="worker %(process)d: %(message)s", stream=sys.stderr)
+    # Ctrl-C in a terminal is for the gateway, which ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sock = socket.socket(fileno=arguments.fd)
+    outbox = SocketOutbox(sock)
+    inbox = SocketInbox(sock)
+    try:
+        ready, engine = _build(arguments, outbox)
+    # Whatever stops a model from loading, the caller shall read the reason.
+    except Exception as error:
+        logger.debug("loading failed", exc_info=True)
+        outbox.send([Unloadable(str(error) or type(error).__name__)])
+        return 1
+    outbox.send([ready])
+    engine.run(inbox)
+    return 0
+
+
+def _build(arguments: argparse.Namespace, outbox: SocketOutbox) -> "tuple[Ready, Engine]":
+    # Order matters: the BLAS before mlx, and the device before mlx-lm, whose stream belongs to the default device of
+    # the moment in which it is imported.
+    preload_openblas()
+    from mlx_ollama.worker import device as devices  # noqa: PLC0415 - see above
+
+    device = devices.select(arguments.device)
+    from mlx_ollama.worker.build import build  # noqa: PLC0415 - see above
+
+    return build(arguments.model, device, outbox.send, prefill_slice=arguments.prefill_slice)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="mlx_ollama.worker")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--prefill-slice", type=float, default=0.25)
+    parser.add_argument("--log-level", default="info")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

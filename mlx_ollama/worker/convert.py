@@ -1,0 +1,175 @@
+"""Turn a llama-family GGUF file into an MLX model directory: `python -m mlx_ollama.worker.convert SRC.gguf DEST`.
+
+Standard output carries one JSON object a line: {"status", "completed", "total"} in bytes of the GGUF file, with the
+statuses reading, converting, writing and success, or at last {"error"} and the exit status 1.
+"""
+
+import errno
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from mlx_ollama.worker.gguf_config import check_architecture, model_config
+from mlx_ollama.worker.gguf_file import ConversionError, GgufFile, read_gguf
+from mlx_ollama.worker.gguf_tokenizer import build_tokenizer, tokenizer_config
+from mlx_ollama.worker.gguf_weights import Weight, converted_arrays, plan_weights, quantised_bits
+from mlx_ollama.worker.shards import ArraySpec, plan_shards, write_json, write_shards, write_text
+
+Report = Callable[[str, int, int], None]
+
+_READ_BYTES = 16 << 20
+# what the tokenizer and the other small files take, generously
+_SMALL_FILES_BYTES = 64 << 20
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def convert(source: Path, destination: Path, report: Report) -> None:
+    """Convert `source`; `destination` appears when it is whole, and not before.
+
+    Raises ConversionError for what the user must know, and OSError when the disk fails.
+    """
+    report("reading", 0, source.stat().st_size)
+    file = read_gguf(source)
+    check_architecture(file)
+    weights = plan_weights(file)
+    config = model_config(file, quantised_bits(weights))
+    tokenizer = build_tokenizer(file.metadata)
+    specs = [spec for weight in weights for spec in weight.specs()]
+    check_destination(destination, sum(spec.nbytes for spec in specs) + _SMALL_FILES_BYTES)
+
+    digest = _sha256(file, report)
+    with partial_directory(destination) as directory:
+        _write_weights(directory, file, weights, specs, report)
+        report("writing", file.size, file.size)
+        write_json(directory / "config.json", config)
+        write_text(directory / "tokenizer.json", tokenizer.to_str())
+        write_json(directory / "tokenizer_config.json", tokenizer_config(file.metadata))
+        write_json(directory / "gguf.json", file.summary(digest))
+        _publish(directory, destination)
+    report("success", file.size, file.size)
+
+
+def check_destination(destination: Path, needed: int) -> None:
+    """Make the parent of `destination`. Raises ConversionError when it lacks `needed` bytes, or has `destination`."""
+    if destination.exists():
+        raise ConversionError(f"{destination} exists already")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(destination.parent).free
+    if free < needed:
+        raise ConversionError(f"no room on disk: {needed} bytes are needed, {free} are free")
+
+
+@contextmanager
+def partial_directory(destination: Path) -> Iterator[Path]:
+    """A directory beside `destination` to fill and rename; what is left of it at the end is removed.
+
+    It is locked, so that the leavings of a process that was killed can be told from the work of one that lives.
+    """
+    _remove_abandoned(destination)
+    directory = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
+    directory.mkdir()
+    lock = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield directory
+    finally:
+        os.close(lock)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_abandoned(destination: Path) -> None:
+    for directory in destination.parent.glob(f".{glob.escape(destination.name)}.*.partial"):
+        lock = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _sha256(file: GgufFile, report: Report) -> str:
+    digest = hashlib.sha256()
+    completed = 0
+    with file.path.open("rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
+            completed += len(block)
+            report("reading", completed, file.size)
+    return digest.hexdigest()
+
+
+def _write_weights(
+    directory: Path, file: GgufFile, weights: list[Weight], specs: list[ArraySpec], report: Report
+) -> None:
+    def done(completed: int) -> None:
+        report("converting", completed, file.size)
+
+    done(0)
+    write_shards(directory, plan_shards(specs), converted_arrays(weights, done))
+
+
+def _publish(directory: Path, destination: Path) -> None:
+    """The rename is the moment of birth; a directory must reach the disk before it, and its name after it."""
+    _directory_to_disk(directory)
+    directory.rename(destination)
+    _directory_to_disk(destination.parent)
+
+
+def _directory_to_disk(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 2:  # noqa: PLR2004
+        return _fail("usage: python -m mlx_ollama.worker.convert SRC.gguf DEST")
+    signal.signal(signal.SIGTERM, _stop)
+    source, destination = map(Path, arguments)
+    try:
+        convert(source, destination, _print_progress)
+    except ConversionError as error:
+        return _fail(str(error))
+    except BrokenPipeError:  # whoever asked is gone, and with them the line an error could be written to
+        return 1
+    except OSError as error:
+        return _fail("no room on disk" if error.errno in _FULL_DISK else str(error))
+    return 0
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """An exception, so that the partial directory is removed on the way out."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _print_progress(status: str, completed: int, total: int) -> None:
+    _print({"status": status, "completed": completed, "total": total})
+
+
+def _fail(reason: str) -> int:
+    _print({"error": reason})
+    return 1
+
+
+def _print(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

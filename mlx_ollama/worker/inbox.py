@@ -1,0 +1,60 @@
+"""The worker's side of the socket: a thread that reads, and writing from wherever frames are made."""
+
+import logging
+import os
+import queue
+import socket
+import threading
+from collections.abc import Iterable
+
+from mlx_ollama.protocol import Decoder, Frame, ProtocolError, encode
+
+logger = logging.getLogger(__name__)
+
+READ_BYTES = 1 << 18
+
+
+class SocketInbox:
+    """Reads frames on a thread of its own, which never waits for the model.
+
+    When the gateway's end closes, the process ends there and then, whatever the MLX thread is doing: nobody is left to
+    answer.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def take(self, *, wait: bool) -> Iterable[Frame]:
+        """What has arrived; waits for something if asked to."""
+        frames = [self._frames.get()] if wait else []
+        while True:
+            try:
+                frames.append(self._frames.get_nowait())
+            except queue.Empty:
+                return frames
+
+    def _read(self) -> None:
+        decoder = Decoder()
+        try:
+            while data := self._sock.recv(READ_BYTES):
+                for frame in decoder.feed(data):
+                    self._frames.put(frame)
+        except (OSError, ProtocolError):
+            logger.exception("the gateway's frames cannot be read")
+        os._exit(0)
+
+
+class SocketOutbox:
+    """Writes frames; one call, one write."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def send(self, frames: list[Frame]) -> None:
+        """Write frames in order; ends the process when nobody reads them any more."""
+        try:
+            self._sock.sendall(b"".join(encode(frame) for frame in frames))
+        except OSError:
+            os._exit(0)

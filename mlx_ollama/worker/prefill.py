@@ -1,0 +1,96 @@
+"""Reading prompts in slices of bounded time, so that running answers and cancellations never wait long."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
+
+FIRST_SLICE_TOKENS = 16
+LONGEST_SLICE_TOKENS = 2048
+SHORTEST_SLICE_TOKENS = 4
+GROWTH = 4
+"""How much longer than the last slice the next may be: one quick slice says little about a long one."""
+
+
+@dataclass
+class Reading:
+    """A prompt under way.
+
+    `cache` holds the keys and values of `tokens[:position]`. The last token is never read here: decoding begins with
+    it.
+    """
+
+    id: int
+    tokens: list[int]
+    cache: list[Any] = field(default_factory=list)
+    position: int = 0
+
+    @property
+    def remaining(self) -> int:
+        return len(self.tokens) - 1 - self.position
+
+
+class Prefill:
+    """The prompts that are being read, in turn.
+
+    `budget` is the time in seconds after which `advance` returns; it bounds each slice by the speed measured last.
+    """
+
+    def __init__(self, model: Any, *, budget: float, clock: Callable[[], float]) -> None:
+        self._model = model
+        self._budget = budget
+        self._clock = clock
+        self._queue: deque[Reading] = deque()
+        self._seconds_per_token = 0.0
+        self._last_slice = 0
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def add(self, id: int, tokens: list[int]) -> None:  # noqa: A002 - it is one
+        self._queue.append(Reading(id, tokens, make_prompt_cache(self._model)))
+
+    def remove(self, id: int) -> bool:  # noqa: A002 - it is one
+        """Forget a prompt; says whether it was here."""
+        before = len(self._queue)
+        self._queue = deque(reading for reading in self._queue if reading.id != id)
+        return len(self._queue) < before
+
+    def advance(self) -> list[Reading]:
+        """Read for one budget of time at most; return the prompts that are complete."""
+        deadline = self._clock() + self._budget
+        complete = []
+        while self._queue:
+            reading = self._queue[0]
+            if reading.remaining:
+                self._read_slice(reading, deadline - self._clock())
+            self._queue.popleft()
+            if reading.remaining:
+                # The next in line has its turn: a short prompt need not wait for the whole of a long one.
+                self._queue.append(reading)
+            else:
+                complete.append(reading)
+            if self._clock() + self._seconds_per_token * SHORTEST_SLICE_TOKENS >= deadline:
+                break
+        return complete
+
+    def _read_slice(self, reading: Reading, seconds: float) -> None:
+        count = min(reading.remaining, self._affordable(seconds))
+        started = self._clock()
+        piece = mx.array(reading.tokens[reading.position : reading.position + count])[None]
+        self._model(piece, cache=reading.cache)
+        mx.eval([layer.state for layer in reading.cache])
+        reading.position += count
+        self._seconds_per_token = (self._clock() - started) / count
+        self._last_slice = count
+
+    def _affordable(self, seconds: float) -> int:
+        if not self._last_slice:
+            return FIRST_SLICE_TOKENS
+        grown = min(LONGEST_SLICE_TOKENS, max(FIRST_SLICE_TOKENS, GROWTH * self._last_slice))
+        if not self._seconds_per_token:
+            return grown
+        return max(SHORTEST_SLICE_TOKENS, min(grown, int(seconds / self._seconds_per_token)))

@@ -1,0 +1,98 @@
+"""From messages or text to the token ids that the model reads (wire-spec 4.3, 9.3, 12.2)."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from mlx_ollama.errors import PromptTooLong, TemplateFailed
+from mlx_ollama.gotemplate import Template, TemplateError, render_fill, render_messages
+from mlx_ollama.protocol import Prompt
+from mlx_ollama.types import Message
+from mlx_ollama.worker.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A prompt ready to be read: `whole` as rendered, `fed` cut to the context where it had to be."""
+
+    whole: list[int]
+    fed: list[int]
+
+
+def render(prompt: Prompt, tokenizer: Tokenizer) -> str:
+    """The prompt as text.
+
+    Raises:
+        TemplateFailed: for a template that does not parse or run.
+    """
+    return tokenizer.decode(prompt.prefix) + _body(prompt, prompt.messages, tokenizer)
+
+
+def tokenize(prompt: Prompt, tokenizer: Tokenizer) -> PromptTokens:
+    """The prompt as token ids, shortened where it may be (wire-spec 9.3).
+
+    Raises:
+        TemplateFailed: for a template that does not parse or run.
+        PromptTooLong: if it does not fit and must not be shortened.
+    """
+    if prompt.drop_oldest:
+        whole = _fitting_conversation(prompt, tokenizer)
+    else:
+        whole = tokenizer.encode(render(prompt, tokenizer))
+    if not whole:
+        # A model cannot start from nothing; a lone BOS or space is what the reference's engine reads then.
+        whole = tokenizer.encode(" ")
+    if len(whole) < prompt.context:
+        return PromptTokens(whole, whole)
+    if not prompt.shift:
+        raise PromptTooLong
+    return PromptTokens(whole, _without_middle(whole, prompt))
+
+
+def _body(prompt: Prompt, messages: tuple[Message, ...], tokenizer: Tokenizer) -> str:
+    if prompt.style == "raw":
+        return prompt.text
+    if prompt.template is None:
+        return _by_own_template(prompt, messages, tokenizer)
+    try:
+        template = _parsed(prompt.template)
+        if prompt.style == "fill":
+            return render_fill(template, prompt.text, prompt.suffix)
+        return render_messages(
+            template,
+            messages,
+            tools=list(prompt.tools),
+            think=prompt.think,
+            think_level=prompt.think_level,
+            is_think_set=prompt.think_set,
+        )
+    except TemplateError as error:
+        raise TemplateFailed(str(error)) from error
+
+
+def _by_own_template(prompt: Prompt, messages: tuple[Message, ...], tokenizer: Tokenizer) -> str:
+    if tokenizer.has_chat_template:
+        return tokenizer.render_chat(messages, prompt.tools, think=prompt.think)
+    return render_messages(_parsed("{{ .Prompt }}"), messages)
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Template:
+    return Template.parse(text)
+
+
+def _fitting_conversation(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
+    """Drop the oldest turns until the rest fits; system messages and the last message always stay."""
+    messages = list(prompt.messages)
+    while True:
+        ids = tokenizer.encode(_body(prompt, tuple(messages), tokenizer))
+        oldest = next((at for at, message in enumerate(messages[:-1]) if message.role != "system"), None)
+        if len(ids) <= prompt.context or oldest is None:
+            return ids
+        del messages[oldest]
+
+
+def _without_middle(ids: list[int], prompt: Prompt) -> list[int]:
+    """The first `keep` tokens and the end, so that half of the rest of the context is free for the answer."""
+    keep = max(0, min(prompt.keep, prompt.context - 2))
+    tail = max(1, (prompt.context - keep) // 2)
+    return ids[:keep] + ids[-tail:]

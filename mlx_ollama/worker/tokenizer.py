@@ -1,0 +1,131 @@
+"""A model's tokenizer, with what the reference's engine expects of one: exact bytes, and a BOS exactly once."""
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+from mlx_ollama.errors import TemplateFailed
+from mlx_ollama.types import Message
+
+_SPIECE_SPACE = "▁"
+
+
+class Tokenizer:
+    """Wraps a Hugging Face tokenizer; used on the MLX thread only."""
+
+    def __init__(self, hf: Any) -> None:
+        self._hf = hf
+        self._bytes: dict[int, bytes] = {}
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a whole prompt, special tokens recognised, with the BOS that the model wants, once."""
+        ids = self.encode_plain(text)
+        if self._leading_bos is not None and ids[:1] != [self._leading_bos]:
+            return [self._leading_bos, *ids]
+        return ids
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of a piece of text, nothing added."""
+        return list(self._hf.encode(text, add_special_tokens=False)) if text else []
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some tokens, special ones included."""
+        return b"".join(self.token_bytes(token) for token in ids).decode("utf-8", "replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one token stands for, which may be a part of a character."""
+        found = self._bytes.get(token)
+        if found is None:
+            found = self._bytes[token] = self._token_bytes(token)
+        return found
+
+    def render_chat(self, messages: Sequence[Message], tools: Sequence[Any], *, think: bool) -> str:
+        """The prompt by the model's own Jinja chat template; a last assistant message is left open to go on.
+
+        Raises:
+            TemplateFailed: with the template's own complaint.
+        """
+        turns = [_as_jinja(message) for message in messages]
+        goes_on = bool(turns) and turns[-1]["role"] == "assistant"
+        try:
+            rendered = self._hf.apply_chat_template(
+                turns,
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=not goes_on,
+                continue_final_message=goes_on,
+                enable_thinking=think,
+            )
+        # A chat template is a stranger's program: whatever it raises is about this request only.
+        except Exception as error:
+            raise TemplateFailed(f"chat template: {error}") from error
+        return str(rendered)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self._hf.chat_template)
+
+    @cached_property
+    def _leading_bos(self) -> int | None:
+        bos = self._hf.bos_token_id
+        with_specials = self._hf.encode("", add_special_tokens=True)
+        return bos if bos is not None and with_specials[:1] == [bos] else None
+
+    @cached_property
+    def _added(self) -> dict[int, str]:
+        return {token: str(added) for token, added in self._hf.added_tokens_decoder.items()}
+
+    @cached_property
+    def _decoders(self) -> frozenset[str]:
+        """The kinds of decoder in the tokenizer, which tell how its tokens spell bytes."""
+        backend = getattr(self._hf, "backend_tokenizer", None)
+        if backend is None:
+            return frozenset()
+        decoder = json.loads(backend.to_str()).get("decoder") or {}
+        return frozenset(part["type"] for part in [decoder, *decoder.get("decoders", [])] if "type" in part)
+
+    def _token_bytes(self, token: int) -> bytes:
+        if token in self._added:
+            return self._added[token].encode()
+        piece = self._hf.convert_ids_to_tokens(token)
+        if piece is None:
+            return b""
+        if "ByteLevel" in self._decoders:
+            return b"".join(_BYTE_OF.get(character, character.encode()) for character in piece)
+        if self._decoders & {"ByteFallback", "Metaspace", "Replace"}:
+            return _spiece_bytes(piece)
+        return str(self._hf.decode([token])).encode()
+
+
+def _as_jinja(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.thinking:
+        turn["reasoning_content"] = turn["thinking"] = message.thinking
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
+            for call in message.tool_calls
+        ]
+    if message.tool_name:
+        turn["name"] = message.tool_name
+    if message.tool_call_id:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _spiece_bytes(piece: str) -> bytes:
+    if len(piece) == len("<0x00>") and piece.startswith("<0x") and piece.endswith(">"):
+        return bytes.fromhex(piece[3:5])
+    return piece.replace(_SPIECE_SPACE, " ").encode()
+
+
+def _byte_alphabet() -> dict[str, bytes]:
+    """GPT-2's alphabet: printable Latin-1 stands for itself, the other 68 bytes for 256 and up, in order."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = {chr(byte): bytes([byte]) for byte in printable}
+    return alphabet | {chr(256 + index): bytes([byte]) for index, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()

@@ -1,0 +1,75 @@
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlx_ollama.worker.blas import preload_openblas
+from tests.support.server import Server, run_cli, serving
+
+# As in a worker: before anything imports mlx.
+preload_openblas()
+
+for _name in [name for name in os.environ if name.startswith(("MLX_API_", "OLLAMA_", "HF_"))]:
+    del os.environ[_name]
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all processes of a parallel run."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def demo_home(shared_folder: Path) -> Path:
+    """A home with the demo model as the recordings had it; converted once for all processes."""
+    home = shared_folder / "demo-home"
+    with (shared_folder / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "models").is_dir():
+            made = run_cli("demo", "--home", str(home), "--parameter", "temperature=0")
+            assert made.returncode == 0, made.stderr
+    return home
+
+
+@pytest.fixture(scope="session")
+def demo(demo_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the demo model, one per test process."""
+    home = tmp_path_factory.mktemp("demo")
+    home.rmdir()
+    home.symlink_to(demo_home)
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    server = Server(home, log)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny_directory(shared_folder: Path) -> Path:
+    """A tiny model directory whose greedy text varies and never ends by itself."""
+    from tests.support.tiny import write_tiny_model  # noqa: PLC0415 - only some processes need mlx
+
+    directory = shared_folder / "tiny-model"
+    with (shared_folder / "tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "config.json").is_file():
+            write_tiny_model(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tiny_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which the tiny model is called `tiny`."""
+    home = tmp_path_factory.mktemp("tiny-home")
+    made = run_cli("import", "tiny", str(tiny_directory), "--home", str(home), "--parameter", "temperature=0")
+    assert made.returncode == 0, made.stderr
+    return home
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_home: Path) -> Iterator[Server]:
+    """A server with the tiny model, one per test process; for tests that leave it as they find it."""
+    with serving(tiny_home) as server:
+        yield server

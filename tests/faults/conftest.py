@@ -1,0 +1,35 @@
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import Server, run_cli, serving
+
+
+@pytest.fixture(scope="session")
+def slow_directory(shared_folder: Path) -> Path:
+    """A model big enough that a long prompt takes seconds to read."""
+    from tests.support.tiny import write_tiny_model  # noqa: PLC0415 - only some processes need mlx
+
+    directory = shared_folder / "slow-model"
+    with (shared_folder / "slow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "config.json").is_file():
+            write_tiny_model(directory, hidden=768, layers=4, heads=8, context=65536)
+    return directory
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny_directory: Path, slow_directory: Path) -> Path:
+    """A home of its own with `tiny` and `slow`, for servers that are going to suffer."""
+    for name, directory in (("tiny", tiny_directory), ("slow", slow_directory)):
+        made = run_cli("import", name, str(directory), "--home", str(tmp_path), "--parameter", "temperature=0")
+        assert made.returncode == 0, made.stderr
+    return tmp_path
+
+
+@pytest.fixture
+def server(home: Path) -> Iterator[Server]:
+    with serving(home, "--context-length", "32768") as server:
+        yield server

@@ -1,0 +1,195 @@
+"""What happens to requests and workers when one side goes away."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.server import Server, run_cli, wait_until
+
+LONG_PROMPT = "keti zuzu momo " * 5000
+ENDLESS = {"model": "tiny", "prompt": "bada", "options": {"num_predict": 20_000, "num_ctx": 8192}}
+
+
+def _busy(worker: psutil.Process, seconds: float = 0.3) -> bool:
+    """Whether a worker computes: its processor time grows with the clock."""
+    before = sum(worker.cpu_times()[:2])
+    time.sleep(seconds)
+    return bool(sum(worker.cpu_times()[:2]) - before > seconds / 3)
+
+
+def _send(server: Server, path: str, body: dict[str, Any]) -> socket.socket:
+    """A request over a bare socket, so that the test decides when it hangs up."""
+    content = json.dumps(body).encode()
+    connection = socket.create_connection((server.host, server.port), timeout=30)
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(content)}\r\n\r\n"
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+def _load(server: Server, model: str) -> psutil.Process:
+    assert server.post("/api/generate", {"model": model}).json()["done_reason"] == "load"
+    (worker,) = server.workers()
+    return worker
+
+
+def test_a_worker_killed_in_mid_stream(server: Server) -> None:
+    worker = _load(server, "tiny")
+    lines = []
+    with server.client.stream("POST", "/api/generate", json=ENDLESS) as response:
+        for line in response.iter_lines():
+            lines.append(json.loads(line))
+            if len(lines) == 5:
+                worker.kill()
+    assert response.status_code == 200
+    assert set(lines[-1]) == {"error"}
+    assert "unexpectedly stopped (SIGKILL" in lines[-1]["error"]
+    assert all(not line["done"] for line in lines[:-1])
+    again = server.post("/api/generate", {**ENDLESS, "stream": False, "options": {"num_predict": 3}})
+    assert again.json()["eval_count"] == 3
+    assert server.workers()[0].pid != worker.pid
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_worker_killed_before_the_first_byte(server: Server, stream: bool) -> None:
+    worker = _load(server, "slow")
+    answers: list[httpx.Response] = []
+    body = {"model": "slow", "prompt": LONG_PROMPT, "stream": stream}
+    asking = threading.Thread(target=lambda: answers.append(server.post("/api/generate", body)))
+    asking.start()
+    wait_until(lambda: _busy(worker), "prefill")
+    worker.send_signal(signal.SIGABRT)
+    asking.join(30)
+    assert answers[0].status_code == 500
+    assert "unexpectedly stopped (SIGABRT" in answers[0].json()["error"]
+    assert server.client.get("/api/version").status_code == 200
+
+
+def test_a_worker_killed_while_idle_is_replaced(server: Server) -> None:
+    worker = _load(server, "tiny")
+    worker.kill()
+    wait_until(lambda: not server.client.get("/api/ps").json()["models"], "ps to notice")
+    assert _load(server, "tiny").pid != worker.pid
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_hanging_up_stops_the_work(server: Server, stream: bool, phase: str) -> None:
+    model = "slow" if phase == "prefill" else "tiny"
+    worker = _load(server, model)
+    body = {"model": "slow", "prompt": LONG_PROMPT} if phase == "prefill" else ENDLESS
+    connection = _send(server, "/api/generate", {**body, "stream": stream})
+    wait_until(lambda: _busy(worker), phase)
+    connection.close()
+    wait_until(lambda: not _busy(worker), "the worker's rest", seconds=5)
+    quick = server.post(
+        "/api/generate", {"model": model, "prompt": "ra", "stream": False, "options": {"num_predict": 2}}
+    )
+    assert quick.json()["eval_count"] == 2
+
+
+@pytest.mark.parametrize("phase", ["idle", "loading", "prefill", "decode"])
+def test_workers_do_not_outlive_their_gateway(server: Server, phase: str) -> None:
+    if phase == "loading":
+        connection = _send(server, "/api/generate", {"model": "slow"})
+        (worker,) = wait_until(server.workers, "a worker")
+    else:
+        worker = _load(server, "slow" if phase == "prefill" else "tiny")
+        body = {"model": "slow", "prompt": LONG_PROMPT} if phase == "prefill" else ENDLESS
+        connection = _send(server, "/api/generate", body)
+        if phase != "idle":
+            wait_until(lambda: _busy(worker), phase)
+    os.kill(server.process.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    wait_until(lambda: not _runs(worker), "the worker's end", seconds=10)
+    assert time.monotonic() - killed < 1
+    connection.close()
+
+
+def test_ctrl_c_reaches_the_gateway_only(server: Server) -> None:
+    worker = _load(server, "tiny")
+    assert os.getsid(worker.pid) == worker.pid != os.getsid(server.process.pid)
+
+
+def test_a_model_that_cannot_be_loaded(server: Server, tiny_directory: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in tiny_directory.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    assert run_cli("import", "broken", str(broken), "--home", str(server.home)).returncode == 0
+    weights = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    for stream in (True, False):
+        refused = server.post("/api/generate", {"model": "broken", "prompt": "x", "stream": stream})
+        assert refused.status_code == 500
+        assert "safetensors" in refused.json()["error"]
+    (broken / "model.safetensors").write_bytes(weights)
+    body = {"model": "broken", "prompt": "x", "stream": False, "options": {"num_predict": 1}}
+    assert server.post("/api/generate", body).json()["eval_count"] == 1
+
+
+def test_many_requests_share_one_load(server: Server) -> None:
+    answers: list[int] = []
+    body = {"model": "tiny", "prompt": "bada", "stream": False, "options": {"num_predict": 4}}
+    threads = [
+        threading.Thread(target=lambda: answers.append(server.post("/api/generate", body).json()["eval_count"]))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert answers == [4] * 6
+    assert len(server.workers()) == 1
+
+
+def test_a_caller_who_leaves_while_loading_does_not_end_the_load(server: Server) -> None:
+    _send(server, "/api/generate", {"model": "slow"}).close()
+    wait_until(lambda: server.client.get("/api/ps").json()["models"], "the load")
+
+
+def test_a_short_chat_does_not_wait_for_a_long_prompt(server: Server) -> None:
+    worker = _load(server, "slow")
+    connection = _send(server, "/api/generate", {"model": "slow", "prompt": LONG_PROMPT, "options": {"num_predict": 1}})
+    wait_until(lambda: _busy(worker), "prefill")
+    began = time.monotonic()
+    body = {"model": "slow", "prompt": "ra", "stream": False, "options": {"num_predict": 1}}
+    assert server.post("/api/generate", body).json()["eval_count"] == 1
+    overtook = time.monotonic() - began
+    assert overtook < 5
+    connection.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        connection.recv(1)
+    connection.close()
+
+
+def test_a_slow_reader_loses_nothing_and_stops_nobody(server: Server) -> None:
+    _load(server, "tiny")
+    body = {"model": "tiny", "prompt": "bada", "options": {"num_predict": 6000, "num_ctx": 8192}}
+    slow = _send(server, "/api/generate", body)
+    other = server.post("/api/generate", {**ENDLESS, "stream": False, "options": {"num_predict": 20}})
+    assert other.json()["eval_count"] == 20
+    whole = server.post("/api/generate", {**body, "stream": False}).json()
+    received = b""
+    while not received.endswith(b"0\r\n\r\n"):
+        received += slow.recv(1 << 16)
+    slow.close()
+    text = received.partition(b"\r\n\r\n")[2]
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith(b"{")]
+    assert "".join(line["response"] for line in lines) == whole["response"]
+    assert lines[-1]["eval_count"] == 6000
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,131 @@
+"""A real server in a process of its own, on a free port, with an environment that no developer's settings reach."""
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
+POLL_SECONDS = 0.02
+
+
+def clean_environment() -> dict[str, str]:
+    foreign = ("MLX_API_", "OLLAMA_", "HF_", "PYTEST_", "COV_")
+    return {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+
+
+def run_cli(*arguments: str, env: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "mlx_ollama", *arguments]
+    environment = clean_environment() | dict(env or {})
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(POLL_SECONDS)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+class Server:
+    """A running `mlx-ollama serve`; its log is in `log`."""
+
+    def __init__(self, home: Path, log: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+        self.home, self.log = home, log
+        command = [sys.executable, "-m", "mlx_ollama", "serve", "--port", "0", "--home", str(home), *arguments]
+        with log.open("ab") as errors:
+            self.process = subprocess.Popen(
+                command,
+                env=clean_environment() | dict(env or {}),
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+        self.url = self._announced()
+        self.client = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def host(self) -> str:
+        return self.url.removeprefix("http://").rpartition(":")[0]
+
+    def workers(self) -> list[psutil.Process]:
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if _is_worker(child)]
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        return self.client.post(path, json=body)
+
+    def lines(self, path: str, body: Any) -> list[dict[str, Any]]:
+        with self.client.stream("POST", path, json=body) as response:
+            return [json.loads(line) for line in response.iter_lines()]
+
+    def stop(self, name: int = signal.SIGTERM) -> int:
+        """End the server as an operator would; the exit status."""
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(name)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(STOP_SECONDS)
+        if self.process.stdout:
+            self.process.stdout.close()
+
+    def _announced(self) -> str:
+        assert self.process.stdout
+        ready, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
+        line = self.process.stdout.readline() if ready else ""
+        found = re.search(r"http://\S+", line)
+        if not found:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"no server: {line!r} {self.log.read_text()[-2000:]}")
+        return found.group()
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "mlx_ollama.worker" in process.cmdline()
+    except psutil.Error:  # it has just ended
+        return False
+
+
+@contextmanager
+def serving(home: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Server]:
+    home.mkdir(parents=True, exist_ok=True)
+    server = Server(home, home / "server.log", *arguments, env=env)
+    try:
+        yield server
+    finally:
+        server.client.close()
+        if server.process.poll() is None:
+            server.process.terminate()
+            try:
+                server.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                server.process.kill()
+        server.kill()

@@ -1,0 +1,70 @@
+import pytest
+
+from mlx_ollama.protocol import (
+    Cancel,
+    Decoder,
+    Failed,
+    Finished,
+    Frame,
+    Prompt,
+    ProtocolError,
+    Ready,
+    Render,
+    RenderedPrompt,
+    Sampling,
+    Step,
+    Submit,
+    Unloadable,
+    encode,
+)
+from mlx_ollama.types import Message, ToolCall
+
+PROMPT = Prompt(
+    style="chat",
+    context=4096,
+    keep=4,
+    shift=True,
+    template="{{ .Prompt }}",
+    messages=(
+        Message("user", "hé😀"),
+        Message("assistant", "", tool_calls=(ToolCall("f", {"b": 1, "a": [2]}, "i", 1),)),
+    ),
+    tools=({"type": "function"},),
+    prefix=(1, 2),
+)
+SAMPLING = Sampling(7, 0.8, 40, 0.9, 0.0, 64, 1.0, 0.0, 0.0, ("\n",), 0)
+FRAMES: list[Frame] = [
+    Submit(1, PROMPT, SAMPLING, True),
+    Render(2, PROMPT),
+    Cancel(1),
+    Ready("cpu", 10, 0, 8192),
+    Unloadable("no weights"),
+    Step(((1, "a", (5,), 0), (2, "é", (6, 7), 3))),
+    Finished(1, "stop", 16, 5, 8, 9, (1, 2, 3)),
+    Finished(1, "length", 16, 5, 8, 9, None),
+    RenderedPrompt(2, "text"),
+    Failed(1, "too_long", "why"),
+]
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 7, 10_000])
+def test_frames_survive_any_cut(pieces: int) -> None:
+    stream = b"".join(encode(frame) for frame in FRAMES)
+    decoder = Decoder()
+    arrived = [frame for at in range(0, len(stream), pieces) for frame in decoder.feed(stream[at : at + pieces])]
+    assert arrived == FRAMES
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x00\x00\x00\x02[]",
+        b"\x00\x00\x00\x04[99]",
+        b"\x00\x00\x00\x03abc",
+        b"\xff\xff\xff\xff",
+        b"\x00\x00\x00\x03[2]",
+    ],
+)
+def test_garbage_is_refused(garbage: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        list(Decoder().feed(garbage))

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+
+from mlx_ollama.settings import Settings, SettingsError, describe, load
+from tests.support.server import run_cli
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('port = 1000\nkeep_alive = "1h"\nlog_level = "debug"\n')
+    environment = {"MLX_API_CONFIG": str(file), "MLX_API_PORT": "2000", "MLX_API_KEEP_ALIVE": "90"}
+    loaded = load({"port": 3000}, environment)
+    assert (loaded.settings.port, loaded.settings.keep_alive, loaded.settings.log_level) == (3000, 90.0, "debug")
+    assert loaded.origins["port"].source == "--port"
+    assert loaded.origins["keep_alive"].source == "MLX_API_KEEP_ALIVE"
+    assert loaded.origins["log_level"].source == str(file)
+    assert loaded.origins["host"].source == "default"
+
+
+def test_ollamas_variables_count_where_ours_are_unset() -> None:
+    theirs = {"OLLAMA_KEEP_ALIVE": "10m", "OLLAMA_CONTEXT_LENGTH": "8192", "OLLAMA_ORIGINS": "http://a.example, x://*"}
+    settings = load({}, theirs).settings
+    assert settings.keep_alive == 600
+    assert settings.context_length == 8192
+    assert settings.origins == ("http://a.example", "x://*")
+    assert load({}, {**theirs, "MLX_API_KEEP_ALIVE": "1m"}).settings.keep_alive == 60
+
+
+def test_ollamas_host_and_models_are_not_ours() -> None:
+    settings = load({}, {"OLLAMA_HOST": "0.0.0.0:1", "OLLAMA_MODELS": "/elsewhere"}).settings
+    assert settings == Settings(home=settings.home)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"MLX_API_WORKERS": "2"}, "MLX_API_WORKERS: workers '2': only 1 works"),
+        ({"MLX_API_PORT": "http"}, "MLX_API_PORT: 'http' is no good for port"),
+        ({"MLX_API_PORT": "70000"}, "not a port"),
+        ({"MLX_API_DEVICE": "npu"}, "must be one of auto, cpu, gpu"),
+        ({"MLX_API_KEEP_ALIVE": "5 minutes"}, "MLX_API_KEEP_ALIVE"),
+        ({"MLX_API_DRAIN": "nan"}, "not a finite number"),
+        ({"MLX_API_CONFIG": "/nowhere.toml"}, "cannot read the configuration /nowhere.toml"),
+    ],
+)
+def test_bad_values_are_refused_by_name(environment: dict[str, str], words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({}, environment)
+    assert words in str(caught.value)
+
+
+def test_unknown_settings_warn(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("prot = 1\n")
+    loaded = load({"home": str(tmp_path)}, {"MLX_API_PROT": "1"})
+    assert loaded.warnings == [
+        "unknown setting MLX_API_PROT in the environment",
+        f"unknown setting prot in {tmp_path / 'config.toml'}",
+    ]
+
+
+def test_config_prints_every_setting_with_its_origin(tmp_path: Path) -> None:
+    printed = run_cli("config", "--home", str(tmp_path), env={"MLX_API_PORT": "4711", "MLX_API_PROT": "1"})
+    rows = {line.split()[0]: line.split() for line in printed.stdout.splitlines()}
+    assert rows["MLX_API_PORT"] == ["MLX_API_PORT", "4711", "11435", "MLX_API_PORT"]
+    assert len(rows) == len(describe(load({}, {}))) + 1
+    assert "unknown setting MLX_API_PROT" in printed.stderr
+
+
+def test_more_than_one_worker_is_refused_with_the_reason() -> None:
+    refused = run_cli("serve", "--workers", "2")
+    assert refused.returncode == 2
+    assert "only 1 works: loaded models and limits are shared state" in refused.stderr
+
+
+def test_readme_documents_every_setting() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    missing = [variable for variable, *_ in describe(load({}, {})) if f"`{variable}`" not in readme]
+    assert not missing

@@ -1,0 +1,249 @@
+"""The engine on a tiny model with real mlx: what a worker does between its frames."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx_lm.models.cache import make_prompt_cache
+
+from mlx_ollama.protocol import Cancel, Failed, Finished, Frame, Prompt, Render, RenderedPrompt, Sampling, Step, Submit
+from mlx_ollama.types import Message
+from mlx_ollama.worker import batch
+from mlx_ollama.worker.engine import Engine
+from mlx_ollama.worker.load import load
+from mlx_ollama.worker.tokenizer import Tokenizer
+
+GREEDY: dict[str, Any] = {
+    "seed": 0,
+    "temperature": 0.0,
+    "top_k": 40,
+    "top_p": 0.9,
+    "min_p": 0.0,
+    "repeat_last_n": 64,
+    "repeat_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "stop": (),
+    "limit": 24,
+}
+PROMPTS = ["bada", "zuzu zize momo", "keti " * 40, "ra", "foo bar baz " * 9, "lele", "vi ni vi di", "so do so " * 25]
+
+
+class Machine:
+    """An engine and what it has sent."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        loaded = load(directory, device="cpu")
+        self.tokenizer = Tokenizer(loaded.tokenizer)
+        self.sent: list[Frame] = []
+        self.engine = Engine(
+            loaded.model, self.tokenizer, loaded.eos_token_ids, self.sent.extend, **{"prefill_slice": 0.25, **options}
+        )
+
+    def run(self, *arrivals: Iterable[Frame], turns: int = 2000) -> None:
+        """Give arrivals one turn apart, then turn until nothing is under way."""
+        for frames in arrivals:
+            self.engine.turn(frames)
+        for _ in range(turns):
+            if not self.engine._sequences:
+                return
+            self.engine.turn([])
+        raise AssertionError("the engine does not come to rest")
+
+    def tokens(self, request: int) -> list[int]:
+        deltas = [delta for frame in self.sent if isinstance(frame, Step) for delta in frame.deltas]
+        return [token for delta in deltas if delta[0] == request for token in delta[2]]
+
+    def text(self, request: int) -> str:
+        deltas = [delta for frame in self.sent if isinstance(frame, Step) for delta in frame.deltas]
+        return "".join(delta[1] for delta in deltas if delta[0] == request)
+
+    def finished(self, request: int) -> Finished:
+        return next(frame for frame in self.sent if isinstance(frame, Finished) and frame.id == request)
+
+
+def submit(request: int, text: str, *, context: int = 2048, want_context: bool = True, **changes: Any) -> Submit:
+    prompt = Prompt(style="raw", context=context, keep=4, shift=changes.pop("shift", True), text=text)
+    return Submit(request, prompt, Sampling(**{**GREEDY, **changes}), want_context)
+
+
+@pytest.fixture
+def machine(tiny_directory: Path) -> Machine:
+    return Machine(tiny_directory)
+
+
+@pytest.fixture
+def fresh(tiny_directory: Path) -> Callable[[], Machine]:
+    return lambda: Machine(tiny_directory)
+
+
+def test_greedy_text_varies(machine: Machine) -> None:
+    machine.run([submit(at, text) for at, text in enumerate(PROMPTS)])
+    answers = {tuple(machine.finished(at).context or ()) for at in range(len(PROMPTS))}
+    assert len(answers) == len(PROMPTS)
+    assert all(len(set(machine.tokens(at))) > 8 for at in range(len(PROMPTS)))
+
+
+def test_a_batch_equals_single_runs(machine: Machine, fresh: Callable[[], Machine]) -> None:
+    machine.run([submit(at, text) for at, text in enumerate(PROMPTS)])
+    for at, text in enumerate(PROMPTS):
+        alone = fresh()
+        alone.run([submit(at, text)])
+        assert alone.finished(at).context == machine.finished(at).context
+
+
+def test_joining_and_leaving_change_nobody_elses_tokens(machine: Machine, fresh: Callable[[], Machine]) -> None:
+    arrivals = [[submit(at, text, limit=8 + 5 * at)] for at, text in enumerate(PROMPTS)]
+    machine.run(*arrivals[:3], [], [], [Cancel(0)], *arrivals[3:])
+    for at, text in list(enumerate(PROMPTS))[1:]:
+        alone = fresh()
+        alone.run([submit(at, text, limit=8 + 5 * at)])
+        assert alone.finished(at).context == machine.finished(at).context
+
+
+def test_slices_of_a_prompt_change_nothing(tiny_directory: Path, machine: Machine) -> None:
+    long = "keti zuzu momo " * 60
+    machine.run([submit(1, long)])
+    sliced = Machine(tiny_directory, prefill_slice=1e-9)
+    sliced.run([submit(1, long)])
+    assert sliced.finished(1).context == machine.finished(1).context
+
+
+def test_a_seed_makes_sampling_repeatable_in_any_company(machine: Machine, fresh: Callable[[], Machine]) -> None:
+    wild: dict[str, Any] = {"temperature": 1.5, "top_k": 0, "top_p": 1.0}
+    company = [submit(at, text, seed=at, **wild) for at, text in enumerate(PROMPTS)]
+    machine.run(company[:2], company[2:])
+    for at in (0, 3, 7):
+        alone = fresh()
+        alone.run([submit(at, PROMPTS[at], seed=at, **wild)])
+        assert alone.finished(at).context == machine.finished(at).context
+        other = fresh()
+        other.run([submit(at, PROMPTS[at], seed=99, **wild)])
+        assert other.finished(at).context != machine.finished(at).context
+
+
+def test_counts_and_positions_are_true(machine: Machine) -> None:
+    machine.run([submit(1, "bada zuzu")])
+    finished = machine.finished(1)
+    prompt = machine.tokenizer.encode("bada zuzu")
+    assert finished.prompt_tokens == len(prompt)
+    assert (finished.reason, finished.eval_tokens) == ("length", 24)
+    assert finished.context == (*prompt, *machine.tokens(1))
+    assert machine.tokenizer.decode(machine.tokens(1)) == machine.text(1)
+    positions = [delta[3] for frame in machine.sent if isinstance(frame, Step) for delta in frame.deltas]
+    assert positions == sorted(set(positions))
+    assert min(finished.prompt_ns, finished.eval_ns) > 0
+
+
+def test_a_stop_string_ends_the_answer_before_itself(machine: Machine, fresh: Callable[[], Machine]) -> None:
+    machine.run([submit(1, "bada")])
+    text = machine.text(1)
+    stop = text[len(text) // 2 : len(text) // 2 + 3]
+    stopped = fresh()
+    stopped.run([submit(1, "bada", stop=(stop,))])
+    assert stopped.text(1) == text[: text.index(stop)]
+    assert stopped.finished(1).reason == "stop"
+    assert stopped.finished(1).eval_tokens < 24
+
+
+def test_the_context_is_a_limit_for_prompt_and_answer(machine: Machine) -> None:
+    machine.run([submit(1, "bada zuzu", context=16, limit=0)])
+    finished = machine.finished(1)
+    assert finished.reason == "length"
+    assert finished.prompt_tokens + finished.eval_tokens == 16
+
+
+def test_a_long_prompt_loses_its_middle(machine: Machine) -> None:
+    machine.run([submit(1, "keti zuzu momo " * 60, context=64, limit=0)])
+    finished = machine.finished(1)
+    assert finished.prompt_tokens == 4 + 30
+    assert finished.prompt_tokens + finished.eval_tokens == 64
+    assert len(finished.context or ()) > 180
+
+
+def test_a_long_prompt_that_must_not_be_cut_is_refused(machine: Machine) -> None:
+    machine.run([submit(1, "keti " * 100, context=64, shift=False), submit(2, "ra")])
+    assert next(frame for frame in machine.sent if isinstance(frame, Failed)).kind == "too_long"
+    assert machine.finished(2).eval_tokens == 24
+
+
+def test_the_oldest_turns_go_first(machine: Machine) -> None:
+    messages = (Message("system", "S"), *(Message("user", f"turn {at} " + "la " * 20) for at in range(9)))
+    template = "{{ range .Messages }}[{{ .Role }}]{{ .Content }}{{ end }}"
+    prompt = Prompt(
+        style="chat", context=120, keep=4, shift=True, drop_oldest=True, template=template, messages=messages
+    )
+    machine.run([Submit(1, prompt, Sampling(**GREEDY), True)])
+    read = machine.tokenizer.decode((machine.finished(1).context or ())[: machine.finished(1).prompt_tokens])
+    assert read.startswith("[system]S[user]turn ")
+    assert "turn 8" in read
+    assert "turn 0" not in read
+
+
+@pytest.mark.parametrize("when", ["prefill", "decode"])
+def test_cancelling_frees_everything(machine: Machine, when: str) -> None:
+    machine.engine._prefill._budget = 1e-9
+    machine.engine.turn([submit(1, "keti " * 100, limit=0), submit(2, "ra")])
+    while when == "decode" and not machine.tokens(1):
+        machine.engine.turn([])
+    machine.run([Cancel(1)])
+    said = len(machine.tokens(1))
+    assert machine.finished(2).eval_tokens == 24
+    assert len(machine.tokens(1)) == said
+    assert not machine.engine._by_handle
+    assert not machine.engine._batch
+
+
+def test_rendering_and_bad_templates(machine: Machine) -> None:
+    chat = Prompt(style="chat", context=64, keep=0, shift=True, messages=(Message("user", "hi"),))
+    fill = Prompt(
+        style="fill", context=64, keep=0, shift=True, template="<{{ .Prompt }}|{{ .Suffix }}>", text="a", suffix="b"
+    )
+    bad = Prompt(style="chat", context=64, keep=0, shift=True, template="{{ .X", messages=(Message("user", "hi"),))
+    machine.engine.turn([Render(1, chat), Render(2, fill), Submit(3, bad, Sampling(**GREEDY), True)])
+    assert machine.sent == [
+        RenderedPrompt(1, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"),
+        RenderedPrompt(2, "<a|b>"),
+        Failed(3, "template", "template: :1: unclosed action"),
+    ]
+
+
+def test_a_broken_step_fails_its_streams_and_the_engine_lives_on(
+    machine: Machine, fresh: Callable[[], Machine]
+) -> None:
+    class Poisoned:
+        def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+            raise RuntimeError("poisoned")
+
+    machine.engine.turn([submit(1, "bada"), submit(2, "ra")])
+    handles = list(machine.engine._by_handle)
+    assert len(handles) == 2
+    poisoned = batch.Joining([5, 6], _cache(machine), Poisoned(), [], 5)  # type: ignore[arg-type]
+    machine.engine._batch.join([poisoned])
+    machine.engine.turn([])
+    failed = [frame for frame in machine.sent if isinstance(frame, Failed)]
+    assert {frame.id for frame in failed} == {1, 2}
+    machine.run([submit(3, "bada")])
+    alone = fresh()
+    alone.run([submit(3, "bada")])
+    assert machine.finished(3).context == alone.finished(3).context
+
+
+def test_caches_that_cannot_merge_are_served_one_after_the_other(
+    machine: Machine, fresh: Callable[[], Machine]
+) -> None:
+    machine.engine._batch = batch.SerialBatch(machine.engine._model, machine.engine._end_tokens)
+    requests = [submit(at, text, repeat_penalty=1.3) for at, text in enumerate(PROMPTS[:4])]
+    machine.run(requests, [Cancel(1)])
+    for at in (0, 2, 3):
+        together = fresh()
+        together.run([requests[at]])
+        assert machine.finished(at).context == together.finished(at).context
+
+
+def _cache(machine: Machine) -> list[Any]:
+    cache = make_prompt_cache(machine.engine._model)
+    machine.engine._model(mx.array([[5]]), cache=cache)
+    return list(cache)
