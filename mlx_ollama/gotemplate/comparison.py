@@ -1,7 +1,9 @@
 """`eq`, `ne`, `lt`, `le`, `gt`, `ge`: Go compares values of one basic kind only."""
 
+from collections.abc import Mapping
+
 from mlx_ollama.gotemplate.errors import FunctionError
-from mlx_ollama.gotemplate.values import Struct, type_name
+from mlx_ollama.gotemplate.values import Struct, is_nil, type_name
 from mlx_ollama.gotemplate.verbs import format_value
 
 
@@ -19,7 +21,7 @@ def equals_one(first: object, *others: object) -> bool:
 def equals(first: object, second: object) -> bool:
     """Whether the two are equal; see `equals_one`."""
     if first is None or second is None:
-        return first is second
+        return _is_nothing(first) and _is_nothing(second)
     first_kind, second_kind = _basic_kind(first), _basic_kind(second)
     if first_kind != second_kind:
         raise _incompatible(first, second)
@@ -62,15 +64,30 @@ def _basic_kind(value: object) -> str:
     return ""
 
 
+def _is_nothing(value: object) -> bool:
+    return value is None or is_nil(value)
+
+
 def _is_same(first: object, second: object) -> bool:
-    if type_name(first) != type_name(second):
+    if _shape(first) != _shape(second):
         raise FunctionError(
             f"non-comparable types {format_value(first, 's')}: {type_name(first)}, "
             f"{type_name(second)}: {format_value(second)}",
         )
-    if not (isinstance(second, Struct) and second.is_pointer):
+    if is_nil(first) or is_nil(second):
+        return is_nil(first) and is_nil(second)
+    if _shape(second) != "pointer":
         raise FunctionError(f"non-comparable type {format_value(second, 's')}: {type_name(second)}")
     return first is second
+
+
+def _shape(value: object) -> str:
+    match value:
+        case Struct():
+            return "pointer" if value.is_pointer else "struct"
+        case Mapping():
+            return "map"
+    return "slice"
 
 
 def _incompatible(first: object, second: object) -> FunctionError:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from mlx_ollama.gotemplate import gostring
 from mlx_ollama.gotemplate.errors import FunctionError
-from mlx_ollama.gotemplate.values import Array, Byte, get_item, type_name, unbox
+from mlx_ollama.gotemplate.values import Array, Byte, get_item, pointee, type_name, unbox
 
 _MOST_SLICE_INDEXES = 3
 
@@ -19,7 +19,7 @@ def length(value: object) -> int:
         return len(target)
     if value is None:
         raise FunctionError("reflect: call of reflect.Value.Type on zero Value")
-    raise FunctionError("len of nil pointer" if target is None else f"len of type {type_name(target)}")
+    raise FunctionError("len of nil pointer" if target is None else f"len of type {type_name(pointee(target))}")
 
 
 def index(value: object, *keys: object) -> object:
@@ -41,7 +41,7 @@ def slice_(value: object, *bounds: object) -> object:
     if isinstance(target, str):
         return _slice_text(target, bounds)
     if not isinstance(target, list | tuple):
-        raise FunctionError(f"can't slice item of type {type_name(target)}")
+        raise FunctionError(f"can't slice item of type {type_name(pointee(target))}")
     start, end = _bounds(bounds, len(target))
     return target.part(start, end) if isinstance(target, Array) else list(target[start:end])
 
@@ -72,7 +72,7 @@ def _element(target: object, key: object) -> object:
     if isinstance(target, list | tuple):
         return target[_inside(key, len(target), "slice")]
     if not isinstance(target, Mapping):
-        raise FunctionError(f"can't index item of type {type_name(target)}")
+        raise FunctionError(f"can't index item of type {type_name(pointee(target))}")
     if key is None:
         raise FunctionError("value is nil; should be of type string")
     if not isinstance(key, str):

@@ -1,0 +1,163 @@
+"""Who is measured: each answers `n` prompts at once and says how many tokens that were in how many seconds."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.support.server import clean_environment, serving, wait_until
+
+OPENBLAS = "libopenblas.so.0"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Prompts that arrive together; `tokens` is the most that each answer may have. `default` is Ollama's sampling."""
+
+    prompts: Sequence[str]
+    tokens: int
+    default: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    tokens: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.tokens / self.seconds
+
+
+class Contender(Protocol):
+    name: str
+
+    def run(self, job: Job) -> Result: ...
+
+
+class Bare:
+    name = "bare loop"
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def run(self, job: Job) -> Result:
+        sampler = {"temp": 0.8, "top_k": 40, "top_p": 0.9} if job.default else {"temp": 0.0}
+        order = {"prompts": list(job.prompts), "tokens": job.tokens, "sampler": sampler}
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return Result(**json.loads(self._process.stdout.readline()))
+
+
+class Http:
+    """A server that streams; the client reads bare sockets, so that it takes little from the two cores."""
+
+    def __init__(self, name: str, port: int, path: str, model: str) -> None:
+        self.name = name
+        self._port, self._path, self._model = port, path, model
+
+    def run(self, job: Job) -> Result:
+        return asyncio.run(self._run(job))
+
+    async def _run(self, job: Job) -> Result:
+        began = time.perf_counter()
+        counts = await asyncio.gather(*(self._ask(self._body(job, prompt)) for prompt in job.prompts))
+        return Result(sum(counts), time.perf_counter() - began)
+
+    def _body(self, job: Job, prompt: str) -> dict[str, Any]:
+        if self._path == "/api/generate":
+            options: dict[str, Any] = {"num_predict": job.tokens}
+            options |= {} if job.default else {"temperature": 0}
+            return {"model": self._model, "prompt": prompt, "raw": True, "options": options}
+        sampling = {"temperature": 0.8, "top_k": 40, "top_p": 0.9} if job.default else {"temperature": 0}
+        usage = {"stream": True, "stream_options": {"include_usage": True}}
+        return {"model": self._model, "prompt": prompt, "max_tokens": job.tokens, **sampling, **usage}
+
+    async def _ask(self, body: dict[str, Any]) -> int:
+        content = json.dumps(body).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 22)
+        head = f"POST {self._path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {len(content)}\r\n\r\n"
+        writer.write(head.encode() + content)
+        answer = bytearray()
+        while piece := await reader.read(1 << 16):
+            answer += piece
+            if b"0\r\n\r\n" in answer[-7:] or b"[DONE]" in answer[-24:]:
+                break
+        writer.close()
+        return _count(bytes(answer))
+
+
+@contextmanager
+def contenders(directory: Path, home: Path, model: str) -> Iterator[list[Contender]]:
+    """All three, loaded and warm."""
+    with (
+        serving(home, "--keep-alive", "-1") as ours,
+        _mlx_lm_server(directory) as port,
+        _bare(directory) as process,
+    ):
+        yield [
+            Http("mlx-ollama", ours.port, "/api/generate", model),
+            Http("mlx_lm.server", port, "/v1/completions", str(directory)),
+            Bare(process),
+        ]
+
+
+@contextmanager
+def _bare(directory: Path) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "tests.bench.bare", str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline().strip() == "ready"
+        yield process
+        process.kill()
+
+
+@contextmanager
+def _mlx_lm_server(directory: Path) -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(directory), "--port", str(port)]
+    environment = {**clean_environment(), "HF_HUB_OFFLINE": "1"}
+    if _has_openblas():
+        environment["LD_PRELOAD"] = OPENBLAS
+    with subprocess.Popen(
+        [*command, "--log-level", "ERROR"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            wait_until(lambda: _listens(port), "mlx_lm.server", seconds=60)
+            yield port
+        finally:
+            process.kill()
+
+
+def _has_openblas() -> bool:
+    finder = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=False)
+    return OPENBLAS in finder.stdout and os.name == "posix"
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _count(answer: bytes) -> int:
+    """Tokens of an answer, as the server itself counts them at its end."""
+    for line in reversed(answer.splitlines()):
+        if b'"eval_count"' in line:
+            return int(json.loads(line)["eval_count"])
+        if b'"completion_tokens"' in line:
+            return int(json.loads(line.removeprefix(b"data:"))["usage"]["completion_tokens"])
+    raise AssertionError(f"no count in {answer[-300:]!r}")

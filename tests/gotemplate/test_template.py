@@ -1,0 +1,123 @@
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_ollama.gotemplate import Template, TemplateError, render_messages, thinking_tags
+from mlx_ollama.types import Message, ToolCall
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def test_variables_are_all_names_in_lower_case() -> None:
+    template = Template.parse(
+        '{{ range $i, $m := .Messages }}{{ $.System }}{{ if (eq .Role "x") }}{{ $m.Content }}{{ end }}{{ end }}'
+        '{{ define "t" }}{{ .Suffix }}{{ (index .Tools 0).Name }}{{ end }}{{ template "t" .Prompt }}',
+    )
+    assert template.variables == {
+        *("$", "$m", "messages", "system", "role", "content", "suffix", "tools", "name", "prompt"),
+    }
+
+
+def test_the_text_is_kept() -> None:
+    assert Template.parse("a {{- .B }}").text == "a {{- .B }}"
+
+
+def test_dates_come_from_the_clock_given() -> None:
+    template = Template.parse('{{ currentDate "ignored" }} {{ yesterdayDate }}')
+    assert template.render({}, today=lambda: date(2024, 3, 1)) == "2024-03-01 2024-02-29"
+
+
+@pytest.mark.parametrize(
+    ("name", "tags"),
+    [
+        ("qwen3", ("<think>", "</think>")),
+        ("deepseek-r1", ("<think>", "</think>")),
+        ("qwen2.5", None),
+        ("chatml-turns", None),
+    ],
+)
+def test_thinking_tags_of_families(name: str, tags: tuple[str, str] | None) -> None:
+    assert thinking_tags(Template.parse((TEMPLATES / f"{name}.gotmpl").read_text())) == tags
+
+
+@pytest.mark.parametrize(
+    ("text", "tags"),
+    [
+        ("{{ range .Messages }}{{ if .Thinking }} [a] {{ .Thinking }} [b]\n{{ end }}{{ end }}", ("[a]", "[b]")),
+        ("{{ range .Messages }}<a>{{ .Thinking }}<b>{{ end }}", ("<a>", "<b>")),
+        ("{{ range $i, $m := .Messages }}<a>{{ .Thinking }}<b>{{ end }}", ("<a>", "<b>")),
+        ("{{ range .Messages }}{{ with .Thinking }}{{ else }}<a>{{ .Thinking }}<b>{{ end }}{{ end }}", ("<a>", "<b>")),
+        ("<a>{{ .Thinking }}<b>", None),
+        ("{{ range .Others }}<a>{{ .Thinking }}<b>{{ end }}", None),
+        ("{{ range .Messages }}{{ range .Parts }}<a>{{ .Thinking }}<b>{{ end }}{{ end }}", None),
+        ("{{ range .Messages }}<a>{{ .Thinking }}{{ end }}", None),
+        ("{{ range .Messages }}{{ .Thinking }}<b>{{ end }}", None),
+        ("{{ range .Messages }}{{ .Content }}{{ end }}", None),
+    ],
+)
+def test_thinking_tags(text: str, tags: tuple[str, str] | None) -> None:
+    assert thinking_tags(Template.parse(text)) == tags
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ if .A }}" * 1000 + "x" + "{{ end }}" * 1000,
+        "{{ " + "(" * 1000 + "1" + ")" * 1000 + " }}",
+        "{{ if .A }}x" + "{{ else if .A }}y" * 1000 + "{{ end }}",
+        "{{ range .A }}" * 200 + "{{ (" * 50,
+    ],
+)
+def test_deep_nesting_is_refused(text: str) -> None:
+    with pytest.raises(TemplateError, match="max expression depth exceeded"):
+        Template.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{{ define "t" }}{{ template "t" . }}{{ end }}{{ template "t" . }}',
+        '{{ define "t" }}{{ range 1 }}{{ template "t" (print (print .)) }}{{ end }}{{ end }}{{ template "t" }}',
+        '{{ define "a" }}{{ template "b" }}{{ end }}{{ define "b" }}{{ template "a" }}{{ end }}{{ template "a" }}',
+    ],
+)
+def test_endless_recursion_is_refused(text: str) -> None:
+    with pytest.raises(TemplateError, match="exceeded maximum template depth"):
+        Template.parse(text).render({})
+
+
+def test_the_deepest_template_that_parses_runs() -> None:
+    text = "{{ range 1 }}" * 50 + "{{ " + "(" * 50 + "print ." + ")" * 50 + " }}" + "{{ end }}" * 50
+    assert Template.parse(text).render({}) == "0"
+    text = "{{ " + "print (" * 100 + "1" + ")" * 100 + " }}"
+    assert Template.parse(text).render({}) == "1"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{{ range 100 }}{{ printf "%9999999d" 1 }}{{ end }}', "amount of text"),
+        ('{{ $x := "xxxxxxxx" }}{{ range 60 }}{{ $x = print $x $x }}{{ end }}', "amount of text"),
+        ("{{ range 1000000000 }}{{ range 1000 }}{{ end }}{{ end }}", "number of steps"),
+        ("{{ range 1000000000 }}x{{ end }}", "number of steps"),
+    ],
+)
+def test_templates_that_would_not_end_are_refused(text: str, complaint: str) -> None:
+    with pytest.raises(TemplateError, match=f"exceeded maximum {complaint}"):
+        Template.parse(text).render({})
+
+
+@pytest.mark.parametrize("depth", [300, 900])
+@pytest.mark.parametrize(
+    "text", ["{{ range .Messages }}{{ range .ToolCalls }}{{ . }}{{ end }}{{ end }}", "{{ .Tools }}{{ .Messages }}"]
+)
+def test_data_nested_too_deeply_is_refused(text: str, depth: int) -> None:
+    deep: Any = {}
+    for _ in range(depth):
+        deep = {"a": [deep]}
+    message = Message(role="assistant", content="", tool_calls=(ToolCall(name="f", arguments=deep),))
+    tools = [{"function": {"parameters": {"items": deep}}}]
+    with pytest.raises(TemplateError, match=r"nested too deeply|Recursion limit|maximum template depth"):
+        render_messages(Template.parse(text), [message], tools=tools)
