@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from mlx_ollama.dialects import ollama
+from mlx_ollama.durations import keep_alive_seconds
 from mlx_ollama.link import WorkerLink
 from mlx_ollama.models.store import Store, StoredModel
 from mlx_ollama.policies.access_log import AccessLog
@@ -42,7 +43,7 @@ def create_gateway(settings: Settings) -> Gateway:
             log_level=settings.log_level,
         )
 
-    pool = Pool(start, keep_alive=settings.keep_alive, load_timeout=settings.load_timeout)
+    pool = Pool(start, keep_alive=keep_alive_seconds(settings.keep_alive), load_timeout=settings.load_timeout)
     service = Service(Store(settings.models), pool, default_context=settings.context_length)
     in_flight = InFlight()
     table = resources(service)

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.server import Server, run_cli, wait_until
+from tests.support.server import Server, run_cli, serving, wait_until
 
 LONG_PROMPT = "keti zuzu momo " * 5000
 ENDLESS = {"model": "tiny", "prompt": "bada", "options": {"num_predict": 20_000, "num_ctx": 8192}}
@@ -112,6 +112,13 @@ def test_workers_do_not_outlive_their_gateway(server: Server, phase: str) -> Non
     wait_until(lambda: not _runs(worker), "the worker's end", seconds=10)
     assert time.monotonic() - killed < 1
     connection.close()
+
+
+def test_a_negative_default_keeps_models_for_ever(home: Path) -> None:
+    with serving(home, "--keep-alive", "-1") as server:
+        _load(server, "tiny")
+        (model,) = server.client.get("/api/ps").json()["models"]
+        assert int(model["expires_at"][:4]) > 2200
 
 
 def test_ctrl_c_reaches_the_gateway_only(server: Server) -> None:
