@@ -7,7 +7,6 @@ follows the first value, invalid UTF-8, lone surrogates) and in the words of its
 
 import json
 import re
-from collections.abc import Mapping
 from json import JSONDecoder
 from typing import Any, NoReturn, Self
 
@@ -104,9 +103,11 @@ _DECODER = JSONDecoder(parse_float=Float, parse_int=_integer, parse_constant=_re
 
 
 def _with_go_floats(value: object) -> object:
+    if isinstance(value, str | int) or value is None:
+        return value
     if isinstance(value, float):
         return orjson.Fragment(format_float(value))
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: _with_go_floats(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
         return [_with_go_floats(member) for member in value]

@@ -2,14 +2,14 @@
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 
 _NS = 1_000_000_000
 
 
 def utc(nanoseconds: int) -> str:
     """Nanoseconds since the epoch in UTC, as `created_at` has it."""
-    moment = datetime.fromtimestamp(nanoseconds // _NS, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}{_fraction(nanoseconds)}Z"
+    return f"{_utc_second(nanoseconds // _NS)}{_fraction(nanoseconds)}Z"
 
 
 def local(nanoseconds: int) -> str:
@@ -23,6 +23,12 @@ def local(nanoseconds: int) -> str:
 def now() -> int:
     """The wall clock in nanoseconds."""
     return time.time_ns()
+
+
+@lru_cache(maxsize=2)
+def _utc_second(seconds: int) -> str:
+    """Every piece of a stream has a timestamp, and most of them share their second."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def _fraction(nanoseconds: int) -> str:

@@ -46,7 +46,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._events: list[Event | Exception] = []
-        self._arrived = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
 
     def put(self, event: Event | Exception) -> None:
         """Add an event; never waits."""
@@ -55,12 +55,14 @@ class Mailbox:
             self._events[-1] = Delta(last.text + event.text, last.tokens + event.tokens, last.position)
         else:
             self._events.append(event)
-        self._arrived.set()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def take(self) -> list[Event | Exception]:
         """Everything that has arrived, at least one event."""
-        await self._arrived.wait()
-        self._arrived.clear()
+        if not self._events:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         events, self._events = self._events, []
         return events
 

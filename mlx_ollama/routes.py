@@ -2,7 +2,7 @@
 
 import asyncio
 import posixpath
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 
 from starlette.requests import Request
@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from mlx_ollama.dialects import ollama
 from mlx_ollama.errors import MlxOllamaError
 from mlx_ollama.service import Events, Service
-from mlx_ollama.types import Chat, Completion, Done, Event, Rendered
+from mlx_ollama.types import Chat, Completion, Done, Rendered
 
 COMPATIBLE_VERSION = "0.33.0"
 """The version of Ollama whose behaviour this is. Clients compare it, so it has no suffix (clients.md, trap 10)."""
@@ -22,8 +22,6 @@ CHUNKED_FROM_BYTES = 2048
 """From this size on the reference's bodies are sent in chunks, without a length (wire-spec 0.1)."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-Encode = Callable[[str, Event], bytes]
-EncodeWhole = Callable[[str, Sequence[Event]], bytes]
 
 
 class Resource:
@@ -77,8 +75,8 @@ class EventStream(Response):
     later becomes the last line (wire-spec 2.4).
     """
 
-    def __init__(self, model: str, events: Events, encode: Encode) -> None:
-        self._model, self._events, self._encode = model, events, encode
+    def __init__(self, events: Events, encoder: ollama.Encoder) -> None:
+        self._events, self._encoder = events, encoder
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +85,7 @@ class EventStream(Response):
             first = await anext(events)
             if isinstance(first, Rendered) or (isinstance(first, Done) and first.usage is None):
                 # Loads, unloads and renderings are one plain object even where a stream was asked for.
-                await JsonResponse(self._encode(self._model, first))(scope, receive, send)
+                await JsonResponse(self._encoder.encode(first))(scope, receive, send)
                 return
             await send(
                 {
@@ -96,10 +94,10 @@ class EventStream(Response):
                     "headers": [(b"content-type", ollama.NDJSON.encode())],
                 }
             )
-            await self._line(send, self._encode(self._model, first))
+            await self._line(send, self._encoder.encode(first))
             try:
                 async for event in events:
-                    await self._line(send, self._encode(self._model, event))
+                    await self._line(send, self._encoder.encode(event))
             except MlxOllamaError as error:
                 await self._line(send, ollama.encode_error(error.message))
         await send({"type": "http.response.body", "body": b""})
@@ -128,11 +126,11 @@ def resources(service: Service) -> dict[str, Resource]:
 
     async def generate(request: Request) -> Response:
         call: Completion = request.state.call
-        return await _answer(call, service.complete(call), ollama.encode_generate, ollama.encode_whole_generate)
+        return await _answer(call, service.complete(call), ollama.GenerateEncoder(call.model))
 
     async def chat(request: Request) -> Response:
         call: Chat = request.state.call
-        return await _answer(call, service.chat(call), ollama.encode_chat, ollama.encode_whole_chat)
+        return await _answer(call, service.chat(call), ollama.ChatEncoder(call.model))
 
     return {
         "/": Resource({"HEAD": root, "GET": root}),
@@ -150,12 +148,12 @@ def routes(table: Mapping[str, Resource]) -> list[BaseRoute]:
     return [Route(path, resource) for path, resource in table.items()]
 
 
-async def _answer(call: Chat | Completion, events: Events, encode: Encode, encode_whole: EncodeWhole) -> Response:
+async def _answer(call: Chat | Completion, events: Events, encoder: ollama.Encoder) -> Response:
     if call.stream:
-        return EventStream(call.model, events, encode)
+        return EventStream(events, encoder)
     async with aclosing(events):
         whole = [event async for event in events]
-    return JsonResponse(encode_whole(call.model, whole))
+    return JsonResponse(encoder.encode_whole(whole))
 
 
 def _plain(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import http.client
 import logging
 import signal
@@ -46,6 +47,9 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    # What has been made by now lives as long as the server: no garbage collection needs to look at it again.
+    gc.collect()
+    gc.freeze()
     asyncio.run(_serve(settings, listener))
 
 

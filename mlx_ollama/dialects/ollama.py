@@ -1,5 +1,6 @@
 """Ollama's own dialect: `/api/*` (wire-spec sections 2 to 5)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -31,7 +32,6 @@ from mlx_ollama.types import (
     ListedModel,
     LoadedModel,
     Message,
-    Rendered,
     Show,
     ShownModel,
     ToolCall,
@@ -150,49 +150,76 @@ def encode_error(message: str) -> bytes:
     return gojson.dumps({"error": message})
 
 
-def encode_generate(model: str, event: Event) -> bytes:
-    """One object of a generate answer (wire-spec 2.1)."""
-    chunk: dict[str, Any] = {"model": model, "created_at": gotime.utc(gotime.now())}
-    match event:
-        case Delta(text):
-            chunk |= {"response": text, "done": False}
-        case Done():
-            chunk |= _generate_end("", event)
-        case Rendered(prompt):
-            chunk |= {"response": "", "done": False, "_debug_info": {"rendered_template": prompt}}
-    return gojson.dumps(chunk)
+class Encoder(ABC):
+    """The objects of one answer.
+
+    Most of them are a piece of text in a frame that never changes: the frame is written once, only time and text are new.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._head = b'{"model":' + gojson.dumps(model) + b',"created_at":"'
+
+    def encode(self, event: Event) -> bytes:
+        """One object of a streamed answer."""
+        if isinstance(event, Delta):
+            return self._framed(self._piece(gojson.dumps(event.text)))
+        rest = self._end("", event) if isinstance(event, Done) else self._rendered(event.prompt)
+        return self._framed(gojson.dumps(rest)[1:])
+
+    def encode_whole(self, events: Sequence[Event]) -> bytes:
+        """`stream: false`: the last object, with the text of all (wire-spec 2.3)."""
+        last = events[-1]
+        if not isinstance(last, Done):
+            return self.encode(last)
+        text = "".join(event.text for event in events if isinstance(event, Delta))
+        return self._framed(gojson.dumps(self._end(text, last))[1:])
+
+    def _framed(self, rest: bytes) -> bytes:
+        return self._head + gotime.utc(gotime.now()).encode() + b'",' + rest
+
+    @abstractmethod
+    def _piece(self, text: bytes) -> bytes:
+        """What follows the time where `text` (JSON) is a piece of the answer."""
+
+    @abstractmethod
+    def _end(self, text: str, done: Done) -> dict[str, Any]:
+        """The members of the last object."""
+
+    @abstractmethod
+    def _rendered(self, prompt: str) -> dict[str, Any]:
+        """The members of the answer to `_debug_render_only`."""
 
 
-def encode_chat(model: str, event: Event) -> bytes:
-    """One object of a chat answer (wire-spec 2.2)."""
-    chunk: dict[str, Any] = {"model": model, "created_at": gotime.utc(gotime.now())}
-    match event:
-        case Delta(text):
-            chunk |= {"message": _assistant(text), "done": False}
-        case Done():
-            chunk |= _chat_end("", event)
-        case Rendered(prompt):
-            empty = {"role": "", "content": ""}
-            chunk |= {"message": empty, "done": False, "_debug_info": {"rendered_template": prompt}}
-    return gojson.dumps(chunk)
+class GenerateEncoder(Encoder):
+    """Answers of `/api/generate` (wire-spec 2.1)."""
+
+    def _piece(self, text: bytes) -> bytes:
+        return b'"response":' + text + b',"done":false}'
+
+    def _end(self, text: str, done: Done) -> dict[str, Any]:
+        end: dict[str, Any] = {"response": text, "done": True, "done_reason": done.reason}
+        if done.context:
+            end["context"] = list(done.context)
+        return end | _metrics(done.usage)
+
+    def _rendered(self, prompt: str) -> dict[str, Any]:
+        return {"response": "", "done": False, "_debug_info": {"rendered_template": prompt}}
 
 
-def encode_whole_generate(model: str, events: Sequence[Event]) -> bytes:
-    """`stream: false`: the last object, with the text of all (wire-spec 2.3)."""
-    last = events[-1]
-    if not isinstance(last, Done):
-        return encode_generate(model, last)
-    head = {"model": model, "created_at": gotime.utc(gotime.now())}
-    return gojson.dumps(head | _generate_end(_text(events), last))
+class ChatEncoder(Encoder):
+    """Answers of `/api/chat` (wire-spec 2.2)."""
 
+    def _piece(self, text: bytes) -> bytes:
+        return b'"message":{"role":"assistant","content":' + text + b'},"done":false}'
 
-def encode_whole_chat(model: str, events: Sequence[Event]) -> bytes:
-    """`stream: false`: the last object, with the text of all (wire-spec 2.3)."""
-    last = events[-1]
-    if not isinstance(last, Done):
-        return encode_chat(model, last)
-    head = {"model": model, "created_at": gotime.utc(gotime.now())}
-    return gojson.dumps(head | _chat_end(_text(events), last))
+    def _end(self, text: str, done: Done) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text}
+        return {"message": message, "done": True, "done_reason": done.reason} | _metrics(done.usage)
+
+    def _rendered(self, prompt: str) -> dict[str, Any]:
+        empty = {"role": "", "content": ""}
+        return {"message": empty, "done": False, "_debug_info": {"rendered_template": prompt}}
 
 
 def encode_tags(models: Sequence[ListedModel]) -> bytes:
@@ -243,26 +270,6 @@ def _tool_call(members: Mapping[str, Any]) -> ToolCall:
     return ToolCall(
         function.get("name", ""), function.get("arguments", {}), members.get("id", ""), function.get("index", 0)
     )
-
-
-def _assistant(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": text}
-
-
-def _text(events: Sequence[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, Delta))
-
-
-def _generate_end(text: str, done: Done) -> dict[str, Any]:
-    end: dict[str, Any] = {"response": text, "done": True, "done_reason": done.reason}
-    if done.context:
-        end["context"] = list(done.context)
-    return end | _metrics(done.usage)
-
-
-def _chat_end(text: str, done: Done) -> dict[str, Any]:
-    end = {"message": _assistant(text), "done": True, "done_reason": done.reason}
-    return end | _metrics(done.usage)
 
 
 def _metrics(usage: Usage | None) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The worker process: `python -m mlx_ollama.worker --fd N --model DIRECTORY`. Started by the gateway only."""
 
 import argparse
+import gc
 import logging
 import signal
 import socket
@@ -34,6 +35,9 @@ def main() -> int:
         logger.debug("loading failed", exc_info=True)
         outbox.send([Unloadable(str(error) or type(error).__name__)])
         return 1
+    # The libraries' many objects live as long as the worker: no garbage collection needs to look at them again.
+    gc.collect()
+    gc.freeze()
     outbox.send([ready])
     engine.run(inbox)
     return 0

@@ -12,7 +12,7 @@ FIRST_SLICE_TOKENS = 16
 LONGEST_SLICE_TOKENS = 2048
 SHORTEST_SLICE_TOKENS = 4
 GROWTH = 4
-"""How much longer than the last slice the next may be: one quick slice says little about a long one."""
+"""How much longer than the longest slice so far the next may be: a quick slice says little about a long one."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Prefill:
         self._clock = clock
         self._queue: deque[Reading] = deque()
         self._seconds_per_token = 0.0
-        self._last_slice = 0
+        self._longest_slice = 0
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -84,13 +84,16 @@ class Prefill:
         self._model(piece, cache=reading.cache)
         mx.eval([layer.state for layer in reading.cache])
         reading.position += count
-        self._seconds_per_token = (self._clock() - started) / count
-        self._last_slice = count
+        self._learn(count, self._clock() - started)
 
     def _affordable(self, seconds: float) -> int:
-        if not self._last_slice:
-            return FIRST_SLICE_TOKENS
-        grown = min(LONGEST_SLICE_TOKENS, max(FIRST_SLICE_TOKENS, GROWTH * self._last_slice))
+        grown = min(LONGEST_SLICE_TOKENS, max(FIRST_SLICE_TOKENS, GROWTH * self._longest_slice))
         if not self._seconds_per_token:
             return grown
         return max(SHORTEST_SLICE_TOKENS, min(grown, int(seconds / self._seconds_per_token)))
+
+    def _learn(self, count: int, seconds: float) -> None:
+        """Remember how fast reading goes; a few tokens at a prompt's end say nothing about that."""
+        if count >= FIRST_SLICE_TOKENS or not self._seconds_per_token:
+            self._seconds_per_token = seconds / count
+        self._longest_slice = max(self._longest_slice, count)

@@ -7,14 +7,29 @@ import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
-from tests.bench.contenders import Contender, Job, contenders
+from tests.bench.contenders import NAMES, Job, contenders
 from tests.support.server import run_cli
 from tests.support.tiny import write_tiny_model
 
 STREAMS = (1, 4, 8, 16)
-WORDS = "river stone morning letter window garden silver winter market bridge mountain captain yellow".split()
+Rates: TypeAlias = dict[tuple[str, int, str], list[float]]
+"""Tokens per second of every round, by sampling, streams and contender."""
+
+WORDS = ["river", "stone", "morning", "letter", "window", "garden", "silver", "winter", "market", "bridge", "captain"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to measure with; `tokens` is how many each answer may have."""
+
+    directory: Path
+    home: Path
+    name: str
+    tokens: int
 
 
 def main() -> None:
@@ -27,55 +42,62 @@ def main() -> None:
     print(f"{_machine()}; {arguments.rounds} interleaved rounds, medians; tokens/s, all answers together")
     with tempfile.TemporaryDirectory() as folder:
         for model in arguments.models:
-            directory, home, name, tokens = _prepare(model, Path(folder))
-            with contenders(directory, home, name) as all_of_them:
-                for sampling in arguments.sampling:
-                    jobs = [(n, tokens, sampling == "default") for n in arguments.streams]
-                    _measure(f"{model}, {sampling} sampling", all_of_them, jobs, arguments.rounds)
+            subject = _prepare(model, Path(folder))
+            rates: Rates = defaultdict(list)
+            for round_ in range(arguments.rounds):
+                _run_round(subject, round_, arguments.sampling, arguments.streams, rates)
+            for sampling in arguments.sampling:
+                _print(f"{model}, {sampling} sampling", sampling, arguments.streams, rates)
 
 
-def _prepare(model: str, folder: Path) -> tuple[Path, Path, str, int]:
-    """Model directory, home, name there, and tokens per answer."""
+def _prepare(model: str, folder: Path) -> Subject:
     home = folder / f"{model}-home"
     if model == "demo":
         made = run_cli("demo", "--home", str(home))
-        name, tokens = "smollm2:135m", 48
-        (directory,) = (home / "converted").iterdir() if not made.returncode else ()
-        return directory, home, name, tokens
+        assert made.returncode == 0, made.stderr
+        return Subject(next((home / "converted").iterdir()), home, "smollm2:135m", 48)
     directory = write_tiny_model(folder / model, hidden=512, heads=8, vocabulary=8192)
     made = run_cli("import", "bench", str(directory), "--home", str(home))
     assert made.returncode == 0, made.stderr
-    return directory, home, "bench", 160
+    return Subject(directory, home, "bench", 256)
 
 
-def _measure(title: str, rivals: Sequence[Contender], jobs: list[tuple[int, int, bool]], rounds: int) -> None:
-    rates: dict[tuple[int, str], list[float]] = defaultdict(list)
-    generator = random.Random(0)
-    for round_ in range(rounds + 1):
-        for streams, tokens, default in jobs:
-            order = list(rivals[round_ % len(rivals) :]) + list(rivals[: round_ % len(rivals)])
-            for rival in order:
-                prompts = [" ".join(generator.choices(WORDS, k=16)) for _ in range(streams)]
-                rate = rival.run(Job(prompts, tokens, default)).rate
-                if round_:  # the first round only warms up
-                    rates[streams, rival.name].append(rate)
-    _print(title, rivals, [job[0] for job in jobs], rates)
+def _run_round(subject: Subject, round_: int, samplings: Sequence[str], streams: Sequence[int], rates: Rates) -> None:
+    """Every rival once per line of the table, in changing order.
+
+    Each round has fresh processes: where a process's memory happens to lie is worth several per cent, and stays with it.
+    """
+    generator = random.Random(round_)
+    with contenders(subject.directory, subject.home, subject.name) as rivals:
+        for rival in rivals:
+            rival.run(Job(_prompts(generator, 2), 8, default=False))
+        for sampling in samplings:
+            for count in streams:
+                turn = round_ % len(rivals)
+                for rival in [*rivals[turn:], *rivals[:turn]]:
+                    job = Job(_prompts(generator, count), subject.tokens, default=sampling == "default")
+                    rates[sampling, count, rival.name].append(rival.run(job).rate)
 
 
-def _print(
-    title: str, rivals: Sequence[Contender], streams: Sequence[int], rates: dict[tuple[int, str], list[float]]
-) -> None:
-    names = [rival.name for rival in rivals]
-    ours, *others = names
+def _prompts(generator: random.Random, count: int) -> list[str]:
+    return [" ".join(generator.choices(WORDS, k=16)) for _ in range(count)]
+
+
+def _print(title: str, sampling: str, streams: Sequence[int], rates: Rates) -> None:
+    ours, *others = NAMES
     print(f"\n{title}")
-    print("streams".rjust(8), *[name.rjust(14) for name in names], *[f"/ {name}".rjust(16) for name in others])
+    print("streams".rjust(8), *[name.rjust(14) for name in NAMES], *[f"/ {name}".rjust(16) for name in others])
     for count in streams:
-        medians = [statistics.median(rates[count, name]) for name in names]
+        medians = [statistics.median(rates[sampling, count, name]) for name in NAMES]
         ratios = [
-            statistics.median(a / b for a, b in zip(rates[count, ours], rates[count, other], strict=True))
+            statistics.median(
+                mine / theirs
+                for mine, theirs in zip(rates[sampling, count, ours], rates[sampling, count, other], strict=True)
+            )
             for other in others
         ]
-        print(f"{count:8d}", *[f"{value:14.0f}" for value in medians], *[f"{value:16.2f}" for value in ratios])
+        cells = [*[f"{value:14.0f}" for value in medians], *[f"{value:16.2f}" for value in ratios]]
+        print(f"{count:8d}", *cells, flush=True)
 
 
 def _machine() -> str:
@@ -83,7 +105,7 @@ def _machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        processor = f"{len(names)} × {names[0]}" if names else processor
+        processor = f"{len(names)} cores of {names[0]}" if names else processor
     return f"{platform.system()}, {processor}, Python {platform.python_version()}"
 
 
