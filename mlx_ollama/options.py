@@ -1,5 +1,6 @@
 """The `options` of a request: which exist, of what type, with what default (wire-spec 3.3)."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -41,6 +42,9 @@ KINDS: Mapping[str, Kind] = {
 }
 """Every option that the reference knows. Those without a field in `Options` tune an engine that is not ours: they are
 checked, and then have nothing to act on."""
+
+
+_LARGEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def _entries(layers: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, Any]]:
 def _checked(name: str, value: Any) -> Any:
     match KINDS[name]:
         case Kind.INTEGER if _is_number(value):
-            return int(value)
+            return max(-_LARGEST, min(_LARGEST, int(value))) if math.isfinite(value) else _LARGEST
         case Kind.FLOAT if _is_number(value):
             return float(value)
         case Kind.BOOLEAN if isinstance(value, bool):

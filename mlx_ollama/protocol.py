@@ -157,7 +157,8 @@ _NAMES = {kind: tuple(part.name for part in fields(kind)) for kind in _KINDS}
 def encode(frame: Frame) -> bytes:
     """A frame as bytes, its length in front."""
     kind = type(frame)
-    body = orjson.dumps([_TAGS[kind], *[getattr(frame, name) for name in _NAMES[kind]]])
+    # `default`: numbers in tool arguments may be floats that remember their spelling.
+    body = orjson.dumps([_TAGS[kind], *[getattr(frame, name) for name in _NAMES[kind]]], default=float)
     return _LENGTH.pack(len(body)) + body
 
 

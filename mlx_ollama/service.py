@@ -6,10 +6,19 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from mlx_ollama import gojson, gotime
-from mlx_ollama.errors import CloudDisabled, InvalidRequest, ModelNotFound, NotBuiltYet, Unsupported, WorkerError
+from mlx_ollama.errors import (
+    CloudDisabled,
+    InvalidRequest,
+    LoadFailed,
+    ModelNotFound,
+    NotBuiltYet,
+    Unsupported,
+    WorkerError,
+)
 from mlx_ollama.gotemplate import Template, TemplateError
 from mlx_ollama.models.directory import NotAModel, inspect, jinja_template
 from mlx_ollama.models.modelfile import DEFAULT_TEMPLATE, modelfile_text, parameters_text
@@ -135,7 +144,10 @@ class Service:
         model = self._stored(reference)
         if model is None or reference.source is Source.CLOUD:
             raise ModelMissing(reference.name.display)
-        directory = inspect(model.directory)
+        try:
+            directory = inspect(model.directory)
+        except NotAModel as error:
+            raise LoadFailed(str(error)) from error
         template = model.template or jinja_template(model.directory) or DEFAULT_TEMPLATE
         system = call.system or model.system
         info = directory.model_info
@@ -199,13 +211,7 @@ class Service:
 
     def _capabilities(self, model: StoredModel) -> tuple[str, ...]:
         """What the model can do here, not what its template could ask for."""
-        if not model.template:
-            return ("completion",)
-        try:
-            variables = Template.parse(model.template).variables
-        except TemplateError:
-            return ("completion",)
-        return ("completion", "insert") if "suffix" in variables else ("completion",)
+        return ("completion", "insert") if "suffix" in _variables(model.template) else ("completion",)
 
     def _unload(self, model: StoredModel) -> Events:
         self._pool.expire(model)
@@ -261,6 +267,15 @@ class Service:
             messages += model.messages
         messages.append(Message("user", call.prompt))
         return replace(_prompt(call, template, messages), prefix=call.context or ())
+
+
+@lru_cache(maxsize=256)
+def _variables(template: str) -> frozenset[str]:
+    """What a stored TEMPLATE refers to; nothing if it does not parse, which its use will tell."""
+    try:
+        return Template.parse(template).variables
+    except TemplateError:
+        return frozenset()
 
 
 def _prompt(

@@ -19,6 +19,11 @@ def test_later_layers_win_and_null_says_nothing() -> None:
     assert merged.unknown == ("nope",)
 
 
+def test_numbers_beyond_all_measure_are_the_largest() -> None:
+    options = Options.merge({"num_predict": 1e300, "seed": float("inf"), "top_k": -1e300})
+    assert (options.num_predict, options.seed, options.top_k) == (2**63 - 1, 2**63 - 1, -(2**63 - 1))
+
+
 def test_fractions_are_cut_off_for_integers() -> None:
     assert Options.merge({"num_predict": 5.9, "top_k": -1.5}).num_predict == 5
 

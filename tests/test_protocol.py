@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
+from mlx_ollama import gojson
 from mlx_ollama.protocol import (
     Cancel,
     Decoder,
@@ -68,3 +71,11 @@ def test_frames_survive_any_cut(pieces: int) -> None:
 def test_garbage_is_refused(garbage: bytes) -> None:
     with pytest.raises(ProtocolError):
         list(Decoder().feed(garbage))
+
+
+def test_numbers_that_remember_their_spelling_cross_as_numbers() -> None:
+    call = ToolCall("f", {"x": gojson.loads(b"1.50"), "y": gojson.loads(b"99999999999999999999")})
+    prompt = replace(PROMPT, messages=(Message("assistant", "", tool_calls=(call,)),))
+    (frame,) = Decoder().feed(encode(Render(1, prompt)))
+    assert isinstance(frame, Render)
+    assert frame.prompt.messages[0].tool_calls[0].arguments == {"x": 1.5, "y": 1e20}

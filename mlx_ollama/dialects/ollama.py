@@ -153,7 +153,7 @@ def encode_error(message: str) -> bytes:
 class Encoder(ABC):
     """The objects of one answer.
 
-    Most of them are a piece of text in a frame that never changes: the frame is written once, only time and text are new.
+    Most of them are a piece of text in a frame that never changes: it is written once, only time and text are new.
     """
 
     def __init__(self, model: str) -> None:

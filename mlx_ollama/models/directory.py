@@ -155,13 +155,21 @@ class ModelDirectory:
         return 0
 
 
-@lru_cache(maxsize=256)
 def inspect(path: Path) -> ModelDirectory:
-    """`ModelDirectory.read`, remembered: directories are written once and then only replaced.
+    """`ModelDirectory.read`, remembered for as long as the directory and its configuration stay as they are.
 
     Raises:
         NotAModel: as `read` does.
     """
+    try:
+        stamp = path.stat().st_mtime_ns, (path / "config.json").stat().st_mtime_ns
+    except OSError as error:
+        raise NotAModel(f"{path} is no model directory: {error.strerror}") from error
+    return _remembered(path, stamp)
+
+
+@lru_cache(maxsize=256)
+def _remembered(path: Path, stamp: tuple[int, int]) -> ModelDirectory:
     return ModelDirectory.read(path)
 
 

@@ -13,6 +13,7 @@ Processor = Callable[[mx.array, mx.array], mx.array]
 """Tokens so far (n,) and logits (1, vocabulary) to changed logits."""
 
 _KEY_STEP = 0x9E3779B97F4A7C15
+_SMALLEST_TOP_P = 1e-9
 _KEY_MASK = (1 << 64) - 1
 
 
@@ -51,7 +52,7 @@ class _Stochastic:
     def __call__(self, logprobs: mx.array) -> mx.array:
         sampling = self._sampling
         ids, chosen = _likeliest(logprobs, sampling.top_k)
-        if 0 < sampling.top_p < 1:
+        if sampling.top_p < 1:
             chosen = _within_top_p(chosen, sampling.top_p)
         if sampling.min_p > 0:
             chosen = _above_min_p(chosen, sampling.min_p)
@@ -97,7 +98,7 @@ def _within_top_p(chosen: mx.array, top_p: float) -> mx.array:
     """Keep the fewest tokens, at least one, whose probabilities among those left add up to `top_p`."""
     probabilities = mx.softmax(chosen, axis=-1, precise=True)
     before = mx.cumsum(probabilities, axis=-1) - probabilities
-    kept: mx.array = mx.where(before < top_p, chosen, -mx.inf)
+    kept: mx.array = mx.where(before < max(top_p, _SMALLEST_TOP_P), chosen, -mx.inf)
     return kept
 
 

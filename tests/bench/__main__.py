@@ -55,7 +55,7 @@ def _prepare(model: str, folder: Path) -> Subject:
     if model == "demo":
         made = run_cli("demo", "--home", str(home))
         assert made.returncode == 0, made.stderr
-        return Subject(next((home / "converted").iterdir()), home, "smollm2:135m", 48)
+        return Subject(next((home / "converted").iterdir()), home, "smollm2:135m", 32)
     directory = write_tiny_model(folder / model, hidden=512, heads=8, vocabulary=8192)
     made = run_cli("import", "bench", str(directory), "--home", str(home))
     assert made.returncode == 0, made.stderr
@@ -65,7 +65,7 @@ def _prepare(model: str, folder: Path) -> Subject:
 def _run_round(subject: Subject, round_: int, samplings: Sequence[str], streams: Sequence[int], rates: Rates) -> None:
     """Every rival once per line of the table, in changing order.
 
-    Each round has fresh processes: where a process's memory happens to lie is worth several per cent, and stays with it.
+    Each round has fresh processes: where a process's memory happens to lie is worth several per cent and stays with it.
     """
     generator = random.Random(round_)
     with contenders(subject.directory, subject.home, subject.name) as rivals:

@@ -182,6 +182,26 @@ def test_the_oldest_turns_go_first(machine: Machine) -> None:
     assert "turn 0" not in read
 
 
+def test_quick_steps_share_a_frame_and_first_words_do_not_wait(machine: Machine) -> None:
+    now = [0]
+    machine.engine._clock = lambda: now[0]
+    machine.engine.turn([submit(1, "bada", limit=40)])
+    while not machine.sent:
+        machine.engine.turn([])
+    now[0] += 9_000_000
+    machine.engine.turn([])
+    assert len(machine.sent) == 1, "nine milliseconds after the last frame it waits"
+    now[0] += 9_000_000
+    machine.engine.turn([])
+    frame = machine.sent[-1]
+    assert isinstance(frame, Step)
+    assert [delta[3] for delta in frame.deltas] == [1, 2]
+    machine.engine.turn([])
+    machine.run([submit(2, "ra")])
+    assert "".join(machine.tokenizer.decode([token]) for token in machine.tokens(1)) == machine.text(1)
+    assert len(machine.tokens(1)) == 40
+
+
 @pytest.mark.parametrize("when", ["prefill", "decode"])
 def test_cancelling_frees_everything(machine: Machine, when: str) -> None:
     machine.engine._prefill._budget = 1e-9

@@ -1,0 +1,105 @@
+import multiprocessing
+import os
+from pathlib import Path
+
+import orjson
+import pytest
+
+from mlx_ollama.models.names import ModelName
+from mlx_ollama.models.store import Recipe, Store, StoreError
+from mlx_ollama.types import Message
+
+
+def _recipe(**changes: object) -> Recipe:
+    members = {"directory": Path("/models/x"), "weight_bytes": 1000, "config": {"model_format": "gguf"}, **changes}
+    return Recipe(**members)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "models")
+
+
+def test_what_goes_in_comes_out(store: Store) -> None:
+    recipe = _recipe(
+        template="{{ .Prompt }}",
+        system="Be brief.",
+        parameters={"stop": ["a", "b"], "temperature": 0},
+        messages=[Message("user", "hi"), Message("assistant", "hello")],
+        licenses=["L1", "L2"],
+    )
+    written = store.write(ModelName.parse("ns/m:v1"), recipe)
+    found = Store(store._root).find(ModelName.parse("ns/m:v1"))
+    assert found == written
+    assert found is not None
+    assert (found.template, found.system, found.licenses) == ("{{ .Prompt }}", "Be brief.", ("L1", "L2"))
+    assert found.parameters == {"stop": ["a", "b"], "temperature": 0}
+    assert found.messages == (Message("user", "hi"), Message("assistant", "hello"))
+    assert found.directory == Path("/models/x")
+    assert found.size > 1000
+    assert len(found.digest) == 64
+
+
+def test_the_layout_is_ollamas(store: Store) -> None:
+    store.write(ModelName.parse("m"), _recipe(template="t"))
+    manifest = orjson.loads((store._root / "manifests/registry.ollama.ai/library/m/latest").read_bytes())
+    assert manifest["schemaVersion"] == 2
+    for layer in [manifest["config"], *manifest["layers"]]:
+        blob = store._root / "blobs" / layer["digest"].replace(":", "-")
+        assert blob.stat().st_size == layer["size"]
+
+
+def test_names_match_in_any_case_and_keep_their_spelling(store: Store) -> None:
+    store.write(ModelName.parse("Full:V1"), _recipe())
+    found = store.find(ModelName.parse("FULL:v1"))
+    assert found is not None
+    assert found.name.display == "Full:V1"
+    store.write(ModelName.parse("full:v1"), _recipe(system="new"))
+    assert [model.name.display for model in store.models()] == ["Full:V1"]
+    assert store.find(ModelName.parse("nope")) is None
+
+
+def test_newest_first_and_broken_ones_passed_over(store: Store) -> None:
+    for age, name in enumerate(("a", "b", "c")):
+        store.write(ModelName.parse(name), _recipe())
+        os.utime(store._path(ModelName.parse(name)), (1_000_000 - age * 100, 1_000_000 - age * 100))
+    store._path(ModelName.parse("b")).write_bytes(b"{")
+    (store._root / "manifests" / ".DS_Store").write_bytes(b"")
+    assert [model.name.display for model in store.models()] == ["a:latest", "c:latest"]
+    with pytest.raises(StoreError, match="cannot read b:latest"):
+        store.find(ModelName.parse("b"))
+
+
+def test_a_replaced_model_is_seen_at_once(store: Store) -> None:
+    name = ModelName.parse("m")
+    store.write(name, _recipe(system="one"))
+    other = Store(store._root)
+    assert [model.system for model in (other.find(name),) if model] == ["one"]
+    store.write(name, _recipe(system="two"))
+    assert [model.system for model in (other.find(name),) if model] == ["two"]
+
+
+def _write_many(root: Path, system: str) -> None:
+    store = Store(root)
+    for _ in range(50):
+        store.write(ModelName.parse("m"), _recipe(system=system))
+
+
+def test_two_writers_leave_one_whole_model(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_write_many, args=(tmp_path, text)) for text in ("one", "two")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    found = Store(tmp_path).find(ModelName.parse("m"))
+    assert found is not None
+    assert found.system in ("one", "two")
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot write m:latest"):
+        Store(tmp_path / "models").write(ModelName.parse("m"), _recipe())

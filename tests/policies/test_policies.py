@@ -1,0 +1,230 @@
+"""Each policy around a small application, through ASGI."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message
+
+from mlx_ollama import errors
+from mlx_ollama.dialects import ollama
+from mlx_ollama.policies.decode import Decode
+from mlx_ollama.policies.disconnect import CancelOnDisconnect
+from mlx_ollama.policies.drain import Drain, InFlight
+from mlx_ollama.policies.errors import STATUS, Errors
+from mlx_ollama.policies.origin import Origin, host_name, is_local, matches
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _app(endpoint: Endpoint, *policies: Middleware) -> ASGIApp:
+    return Starlette(routes=[Route("/api/chat", endpoint, methods=["GET", "POST"])], middleware=list(policies))
+
+
+def _ask(app: ASGIApp, method: str = "GET", **options: Any) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost:1") as client:
+            return await client.request(method, "/api/chat", **options)
+
+    return asyncio.run(ask())
+
+
+async def _fine(request: Request) -> Response:
+    return PlainTextResponse("fine")
+
+
+def _raising(error: Exception) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        raise error
+
+    return endpoint
+
+
+def _origin(*origins: str, bind_host: str = "127.0.0.1") -> Middleware:
+    return Middleware(Origin, origins=origins, bind_host=bind_host, allow_of=lambda path: "POST")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.InvalidRequest("no"), 400),
+        (errors.Unsupported("no"), 400),
+        (errors.PromptTooLong(), 400),
+        (errors.CloudDisabled(), 403),
+        (errors.ModelNotFound("no"), 404),
+        (errors.TooLarge("no"), 413),
+        (errors.InvalidOption("no"), 500),
+        (errors.WorkerDied("no"), 500),
+        (errors.NotBuiltYet("no"), 501),
+        (errors.ShuttingDown(), 503),
+    ],
+)
+def test_errors_become_answers(error: errors.MlxOllamaError, status: int) -> None:
+    answer = _ask(_app(_raising(error), Middleware(Errors)))
+    assert (answer.status_code, answer.json()) == (status, {"error": error.message})
+    assert answer.headers["content-type"] == ollama.JSON
+
+
+def test_every_error_has_a_status() -> None:
+    def descendants(kind: type[errors.MlxOllamaError]) -> list[type[errors.MlxOllamaError]]:
+        return [kind, *(leaf for child in kind.__subclasses__() for leaf in descendants(child))]
+
+    for kind in descendants(errors.MlxOllamaError)[1:]:
+        assert any(base in STATUS for base in kind.__mro__), kind
+
+
+def test_our_own_faults_do_not_leak() -> None:
+    answer = _ask(_app(_raising(ZeroDivisionError("secret")), Middleware(Errors)))
+    assert (answer.status_code, answer.json()) == (500, {"error": "internal server error"})
+
+
+def test_origins_of_the_operator_count() -> None:
+    app = _app(_fine, _origin("https://ui.example", "chrome-extension://*"))
+    for origin in ("https://ui.example", "chrome-extension://abc", "http://localhost:3000.evil.com"):
+        answer = _ask(app, headers={"origin": origin})
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
+        assert answer.headers["vary"] == "Origin"
+    assert _ask(app, headers={"origin": "https://other.example"}).status_code == 403
+
+
+def test_a_star_allows_everyone_and_does_not_vary() -> None:
+    answer = _ask(_app(_fine, _origin("*")), "OPTIONS", headers={"origin": "https://x.example"})
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (204, "*")
+    assert "vary" not in answer.headers
+    assert answer.headers["access-control-max-age"] == "43200"
+
+
+def test_the_host_check_is_for_loopback_servers() -> None:
+    foreign = {"host": "example.com"}
+    assert _ask(_app(_fine, _origin()), headers=foreign).status_code == 403
+    assert _ask(_app(_fine, _origin(bind_host="0.0.0.0")), headers=foreign).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "name", "local"),
+    [
+        ("localhost:11435", "localhost", True),
+        ("[::1]:11435", "::1", True),
+        ("[fd00::1]", "fd00::1", True),
+        ("192.168.1.5:1", "192.168.1.5", True),
+        ("8.8.8.8", "8.8.8.8", False),
+        ("My-Mac.LOCAL", "My-Mac.LOCAL", True),
+        ("evil-localhost", "evil-localhost", False),
+        ("", "", True),
+    ],
+)
+def test_hosts(host: str, name: str, local: bool) -> None:
+    assert (host_name(host), is_local(name)) == (name, local)
+
+
+def test_wildcards_look_at_both_ends() -> None:
+    assert matches("http://localhost:*", "http://localhost:1")
+    assert matches("app://*", "app://")
+    assert not matches("http://a*b", "http://ab".replace("ab", "b"))
+    assert not matches("aXX*XXa", "aXXa")
+
+
+def test_bodies_are_bounded_and_read_to_their_end() -> None:
+    app = _app(_fine, Middleware(Errors), Middleware(Decode, decoders=ollama.DECODERS, max_body=1000))
+    answer = _ask(app, "POST", content=b"x" * 5000)
+    assert answer.status_code == 413
+    assert "5000 bytes, the limit is 1000 (MLX_API_MAX_BODY)" in answer.json()["error"]
+
+
+def test_a_body_that_never_ends_well_is_no_call() -> None:
+    async def run() -> list[Message]:
+        sent: list[Message] = []
+        parts: list[Message] = [
+            {"type": "http.request", "body": b'{"mod', "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+
+        async def receive() -> Message:
+            return parts.pop(0)
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        policy = Decode(_app(_fine), decoders=ollama.DECODERS, max_body=1000)
+        await policy({"type": "http", "path": "/api/chat", "method": "POST", "headers": []}, receive, send)
+        return sent
+
+    assert asyncio.run(run()) == []
+
+
+def test_no_new_answers_while_draining() -> None:
+    async def run() -> tuple[bool, int]:
+        in_flight = InFlight()
+        in_flight.enter()
+        waiting = asyncio.ensure_future(in_flight.idle())
+        await asyncio.sleep(0)
+        in_flight.closed = True
+        began_idle = waiting.done()
+        in_flight.leave()
+        await waiting
+        return began_idle, in_flight.count
+
+    assert asyncio.run(run()) == (False, 0)
+
+    async def closed() -> InFlight:
+        in_flight = InFlight()
+        in_flight.closed = True
+        return in_flight
+
+    decode = Middleware(Decode, decoders=ollama.DECODERS, max_body=1000)
+    app = _app(_fine, Middleware(Errors), decode, Middleware(Drain, in_flight=asyncio.run(closed())))
+    answer = _ask(app, "POST", content=b'{"model":"x"}')
+    assert (answer.status_code, answer.json()) == (503, {"error": "server is shutting down"})
+    assert _ask(app, "GET").status_code == 200
+
+
+def test_a_client_that_leaves_cancels_the_work() -> None:
+    async def run() -> str:
+        outcome = "never started"
+        started = asyncio.Event()
+
+        async def work(scope: Any, receive: Any, send: Any) -> None:
+            nonlocal outcome
+            started.set()
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                outcome = "cancelled"
+                raise
+
+        async def receive() -> Message:
+            await started.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            raise AssertionError("nobody is there")
+
+        await CancelOnDisconnect(work)({"type": "http", "state": {"call": object()}}, receive, send)
+        return outcome
+
+    assert asyncio.run(run()) == "cancelled"
+
+
+def test_failures_inside_reach_the_outside() -> None:
+    async def run() -> None:
+        async def work(scope: Any, receive: Any, send: Any) -> None:
+            raise errors.WorkerDied("gone")
+
+        async def receive() -> Message:
+            await asyncio.sleep(3600)
+            raise AssertionError("unreachable")
+
+        async def send(message: Message) -> None: ...
+
+        await CancelOnDisconnect(work)({"type": "http", "state": {"call": object()}}, receive, send)
+
+    with pytest.raises(errors.WorkerDied):
+        asyncio.run(run())

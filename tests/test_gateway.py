@@ -1,0 +1,160 @@
+"""The gateway over HTTP with a tiny model: what the recordings do not hold."""
+
+import asyncio
+import http.client
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.server import Server, run_cli, serving
+
+
+def _send(server: Server, content: bytes) -> bytes:
+    with socket.create_connection((server.host, server.port), timeout=10) as connection:
+        connection.sendall(content)
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while piece := connection.recv(1 << 16):
+            received += piece
+    return received
+
+
+def test_the_live_gateway_has_no_mlx_in_it(tiny: Server) -> None:
+    assert tiny.post("/api/generate", {"model": "tiny"}).status_code == 200
+    mapped = [region.path for region in psutil.Process(tiny.process.pid).memory_maps()]
+    assert not [path for path in mapped if any(word in path for word in ("mlx", "numpy", "tokenizers", "openblas"))]
+    (worker,) = tiny.workers()
+    assert [region.path for region in worker.memory_maps() if "mlx" in region.path]
+
+
+def test_headers_are_ollamas(tiny: Server) -> None:
+    version = tiny.client.get("/api/version")
+    assert set(version.headers) == {"content-type", "content-length", "date"}
+    large = tiny.post("/api/show", {"model": "tiny", "verbose": True})
+    assert large.headers["transfer-encoding"] == "chunked"
+    assert "content-length" not in large.headers
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", ""])
+def test_the_content_type_of_a_request_is_not_looked_at(tiny: Server, content_type: str) -> None:
+    body = json.dumps(
+        {"MODEL": "tiny", "prompt": "ra", "stream": None, "Options": {"NUM_PREDICT": 1, "num_predict": 2}}
+    )
+    answer = tiny.client.post("/api/generate?x=1", content=body, headers={"content-type": content_type})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/x-ndjson"
+
+
+def test_chunked_bodies_are_read(tiny: Server) -> None:
+    connection = http.client.HTTPConnection(tiny.host, tiny.port, timeout=30)
+    pieces = [b'{"model":"tiny","pro', b'mpt":"ra","stream":false,', b'"options":{"num_predict":1}}']
+    connection.request("POST", "/api/generate", body=iter(pieces), encode_chunked=True)
+    assert json.loads(connection.getresponse().read())["eval_count"] == 1
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({"format": "json"}, 501, "format is not supported by this version"),
+        ({"format": {"type": "object"}}, 501, "format is not supported by this version"),
+        ({"format": 5}, 500, 'invalid format: "5"; expected "json" or a valid JSON Schema object'),
+        ({"logprobs": True}, 501, "logprobs are not supported by this version"),
+        ({"images": ["aGk="]}, 400, "this model does not support image input"),
+        ({"raw": True, "system": "x"}, 400, "raw mode does not support template, system, or context"),
+        ({"suffix": "x"}, 400, "registry.ollama.ai/library/tiny:latest does not support insert"),
+        ({"options": {"temperature": "hot"}}, 500, 'option "temperature" must be of type float32'),
+        ({"model": "tiny:cloud"}, 403, "ollama cloud is disabled: remote model is unavailable"),
+        (
+            {"context": [1.5]},
+            400,
+            "json: cannot unmarshal number 1.5 into Go struct field GenerateRequest.context of type int",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(
+    tiny: Server, body: dict[str, object], status: int, message: str
+) -> None:
+    refused = tiny.post("/api/generate", {"model": "tiny", "prompt": "x", **body})
+    assert (refused.status_code, refused.json()) == (status, {"error": message})
+
+
+def test_nulls_and_empty_values_are_unset(tiny: Server) -> None:
+    body = {"model": "tiny", "prompt": "ra", "stream": False, "options": {"num_predict": 1, "stop": None}}
+    unset: dict[str, object] = {
+        "format": "",
+        "think": None,
+        "images": [],
+        "context": None,
+        "keep_alive": None,
+        "system": "",
+        "raw": None,
+    }
+    assert tiny.post("/api/generate", {**body, **unset}).json()["eval_count"] == 1
+    assert tiny.post("/api/chat", {"model": "tiny", "messages": None, "options": None}).json()["done_reason"] == "load"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET\r\n\r\n",
+        b"POST /api/chat HTTP/1.1\r\nhost: localhost\r\ncontent-length: nonsense\r\n\r\n{}",
+        b"GET / HTTP/1.1\r\n" + b"x: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"POST /api/chat HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{",
+    ],
+)
+def test_garbage_does_not_hurt(tiny: Server, request_bytes: bytes) -> None:
+    _send(tiny, request_bytes)
+    assert tiny.client.get("/api/version").status_code == 200
+
+
+def test_deep_and_long_json(tiny: Server) -> None:
+    deep = b'{"model":"tiny","options":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}"
+    assert tiny.client.post("/api/chat", content=deep).json() == {"error": "exceeded max depth"}
+    long = tiny.post("/api/chat", {"model": "x" * 1_000_000, "messages": []})
+    assert (long.status_code, long.json()) == (400, {"error": "invalid model name"})
+
+
+def test_ten_bodies_at_once_join_one_batch(tiny: Server) -> None:
+    async def ask(client: httpx.AsyncClient, prompt: str) -> str:
+        body = {"model": "tiny", "prompt": prompt, "stream": False, "options": {"num_predict": 40}}
+        return str((await client.post("/api/generate", json=body)).json()["response"])
+
+    async def together(prompts: list[str]) -> list[str]:
+        async with httpx.AsyncClient(base_url=tiny.url, timeout=60, trust_env=False) as client:
+            return await asyncio.gather(*(ask(client, prompt) for prompt in prompts))
+
+    prompts = [f"ba{letter} zuzu {letter}" for letter in "bcdfghjklm"]
+    alone = [asyncio.run(together([prompt]))[0] for prompt in prompts]
+    assert asyncio.run(together(prompts)) == alone
+    assert len(set(alone)) == len(prompts)
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/api/version"), ("POST", "/api/chat")])
+def test_java_clients_may_ask_for_http_2(tiny: Server, method: str, path: str) -> None:
+    body = b"" if method == "GET" else b'{"model":"tiny"}'
+    head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
+    settings = f"http2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\ncontent-length: {len(body)}\r\n\r\n"
+    with socket.create_connection((tiny.host, tiny.port), timeout=10) as connection:
+        connection.sendall((head + settings).encode() + body)
+        answer = connection.recv(1 << 16)
+    assert answer.startswith((b"HTTP/1.1 101", b"HTTP/1.1 200"))
+
+
+def test_a_model_whose_weights_have_moved_away(tiny_directory: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_directory, moved)
+    assert run_cli("import", "moved", str(moved), "--home", str(tmp_path / "home")).returncode == 0
+    with serving(tmp_path / "home") as server:
+        moved.rename(tmp_path / "elsewhere")
+        assert server.client.get("/api/tags").json()["models"][0]["name"] == "moved:latest"
+        for path, body in (("/api/show", {"model": "moved"}), ("/api/generate", {"model": "moved", "prompt": "x"})):
+            refused = server.post(path, body)
+            assert refused.status_code == 500
+            assert str(moved) in refused.json()["error"]
