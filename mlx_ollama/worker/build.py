@@ -21,5 +21,7 @@ def build(
     loaded = load(directory, device=device.kind)
     engine = Engine(loaded.model, Tokenizer(loaded.tokenizer), loaded.eos_token_ids, send, prefill_slice=prefill_slice)
     limit_wired_memory(device, loaded.weight_bytes)
-    context = loaded.config.get("max_position_embeddings") or 0
+    # Models with more than text keep the numbers of their text part to themselves.
+    text_config = loaded.config.get("text_config") or {}
+    context = loaded.config.get("max_position_embeddings") or text_config.get("max_position_embeddings") or 0
     return Ready(device.kind, loaded.weight_bytes, device.memory, context), engine
