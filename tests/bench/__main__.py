@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from tests.bench.contenders import NAMES, Job, contenders
 from tests.support.server import run_cli
-from tests.support.tiny import write_tiny_model
+from tests.support.tiny import widened, write_tiny_model
 
 STREAMS = (1, 4, 8, 16)
 Rates: TypeAlias = dict[tuple[str, int, str], list[float]]
@@ -55,11 +55,15 @@ def _prepare(model: str, folder: Path) -> Subject:
     if model == "demo":
         made = run_cli("demo", "--home", str(home))
         assert made.returncode == 0, made.stderr
-        return Subject(next((home / "converted").iterdir()), home, "smollm2:135m", 32)
+        return _registered(widened(next((home / "converted").iterdir()), folder / "dense"), home, 24)
     directory = write_tiny_model(folder / model, hidden=512, heads=8, vocabulary=8192)
+    return _registered(directory, home, 256)
+
+
+def _registered(directory: Path, home: Path, tokens: int) -> Subject:
     made = run_cli("import", "bench", str(directory), "--home", str(home))
     assert made.returncode == 0, made.stderr
-    return Subject(directory, home, "bench", 256)
+    return Subject(directory, home, "bench", tokens)
 
 
 def _run_round(subject: Subject, round_: int, samplings: Sequence[str], streams: Sequence[int], rates: Rates) -> None:

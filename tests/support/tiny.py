@@ -1,7 +1,8 @@
-"""Tiny models with random weights, written as ordinary MLX directories: real mlx, milliseconds a token."""
+"""Model directories for tests: tiny ones with random weights, and dense copies of others."""
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from mlx_ollama.worker.load import load
 
 VOCABULARY = 512
 CHATML = (
@@ -65,6 +68,18 @@ def write_tiny_model(
         weights["lm_head.weight"] = _without_rows(weights["lm_head.weight"], range(len(SPECIALS)))
     mx.save_safetensors(str(directory / "model.safetensors"), weights, metadata={"format": "mlx"})
     (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+def widened(source: Path, directory: Path) -> Path:
+    """A copy of a model directory in dense float32, for engines that do not widen quantised weights on a CPU."""
+    loaded = load(source, device="cpu")
+    shutil.copytree(source, directory, ignore=shutil.ignore_patterns("model*", "gguf.json"))
+    weights = dict(tree_flatten(loaded.model.parameters()))
+    mx.save_safetensors(str(directory / "model.safetensors"), weights, metadata={"format": "mlx"})
+    config = json.loads((source / "config.json").read_text())
+    plain = {key: value for key, value in config.items() if not key.startswith("quantization")}
+    (directory / "config.json").write_text(json.dumps(plain))
     return directory
 
 
