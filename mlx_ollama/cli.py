@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), status=2)
     except (ImportFailed, StoreError, InvalidRequest) as error:
         return _complain(str(error))
+    except OSError as error:
+        return _complain(str(error))
     except KeyboardInterrupt:
         return 130
 
@@ -102,8 +104,8 @@ def _demo(arguments: argparse.Namespace, loaded: Loaded) -> int:
 
 def _import(arguments: argparse.Namespace, loaded: Loaded) -> int:
     try:
-        template = arguments.template.read_text() if arguments.template else ""
-    except OSError as error:
+        template = arguments.template.read_text(encoding="utf-8") if arguments.template else ""
+    except (OSError, UnicodeDecodeError) as error:
         raise ImportFailed(f"cannot read the template: {error}") from error
     extras = Extras(template, arguments.system, parse_parameters(arguments.parameter))
     name = ModelName.parse(arguments.name)

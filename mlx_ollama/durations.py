@@ -15,15 +15,15 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: with the text of Go's `time.ParseDuration`.
     """
-    rest = text.lstrip("+-") if text[:1] in "+-" else text
+    rest = text[1:] if text[:1] in ("+", "-") else text
     sign = -1.0 if text.startswith("-") else 1.0
     if rest == "0":
         return 0.0
     if not rest:
         raise ValueError(f"time: invalid duration {_quote(text)}")
-    seconds = 0.0
-    while rest:
-        term = _TERM.match(rest)
+    seconds, at = 0.0, 0
+    while at < len(rest):
+        term = _TERM.match(rest, at)
         whole, fraction, unit = term.groups() if term else ("", None, "")
         if not whole and (fraction or ".") == ".":
             raise ValueError(f"time: invalid duration {_quote(text)}")
@@ -32,7 +32,7 @@ def parse_duration(text: str) -> float:
         if unit not in _UNIT_SECONDS:
             raise ValueError(f"time: unknown unit {_quote(unit)} in duration {_quote(text)}")
         seconds += float(f"{whole or 0}{fraction or ''}") * _UNIT_SECONDS[unit]
-        rest = rest[term.end() :] if term else ""
+        at = term.end() if term else len(rest)
     if seconds > FOREVER_SECONDS:
         raise ValueError(f"time: invalid duration {_quote(text)}")
     return sign * seconds

@@ -71,11 +71,11 @@ def loads(body: bytes) -> Any:
         raise GoSyntaxError("EOF")
     try:
         value, _ = _DECODER.raw_decode(text, start)
+        return _without_lone_surrogates(value) if "\\u" in text else value
     except RecursionError as error:
         raise GoSyntaxError("exceeded max depth") from error
     except ValueError as error:
         _complain(text, start, error)
-    return _without_lone_surrogates(value) if "\\u" in text else value
 
 
 def kind(value: object) -> str:
@@ -162,6 +162,7 @@ class _Scanner:
     """Walks over a broken text only to find the first character that Go would trip on."""
 
     _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+    _PLAIN = re.compile(r'[^"\\\x00-\x1f]+')
     _LITERALS = ("true", "false", "null")
 
     def __init__(self, text: str, position: int) -> None:
@@ -216,7 +217,7 @@ class _Scanner:
 
     def _string(self) -> None:
         self.position += 1
-        while (character := self._here()) != '"':
+        while (character := self._skip(self._PLAIN)) != '"':
             if character == "\\":
                 self._escape()
             elif character < " ":
@@ -224,6 +225,12 @@ class _Scanner:
             else:
                 self.position += 1
         self.position += 1
+
+    def _skip(self, pattern: re.Pattern[str]) -> str:
+        """Step over what matches at once, however long it is; the character after it."""
+        if found := pattern.match(self.text, self.position):
+            self.position = found.end()
+        return self._here()
 
     def _escape(self) -> None:
         self.position += 1

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
 
-from mlx_ollama.errors import GenerationFailed, LoadFailed, PromptTooLong, TemplateFailed, WorkerDied
+from mlx_ollama.errors import GenerationFailed, InvalidRequest, LoadFailed, PromptTooLong, TemplateFailed, WorkerDied
 from mlx_ollama.protocol import (
     Cancel,
     Decoder,
@@ -199,7 +199,10 @@ class WorkerLink(asyncio.Protocol):
     def _send(self, frame: Frame) -> None:
         if not self.alive or self._transport is None or self._transport.is_closing():
             raise WorkerDied(_obituary(self.process.returncode))
-        self._transport.write(encode(frame))
+        try:
+            self._transport.write(encode(frame))
+        except ProtocolError as error:
+            raise InvalidRequest(f"exceeded max depth: {error}") from error
 
     def _dispatch(self, frame: Frame) -> None:
         match frame:

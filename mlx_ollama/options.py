@@ -97,8 +97,8 @@ def _entries(layers: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, Any]]:
 def _checked(name: str, value: Any) -> Any:
     match KINDS[name]:
         case Kind.INTEGER if _is_number(value):
-            return max(-_LARGEST, min(_LARGEST, int(value))) if math.isfinite(value) else _LARGEST
-        case Kind.FLOAT if _is_number(value):
+            return int(max(-_LARGEST, min(_LARGEST, value)))
+        case Kind.FLOAT if _is_number(value) and math.isfinite(value):
             return float(value)
         case Kind.BOOLEAN if isinstance(value, bool):
             return value

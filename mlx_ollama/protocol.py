@@ -155,10 +155,17 @@ _NAMES = {kind: tuple(part.name for part in fields(kind)) for kind in _KINDS}
 
 
 def encode(frame: Frame) -> bytes:
-    """A frame as bytes, its length in front."""
+    """A frame as bytes, its length in front.
+
+    Raises:
+        ProtocolError: for values nested deeper than JSON can be written.
+    """
     kind = type(frame)
     # `default`: numbers in tool arguments may be floats that remember their spelling.
-    body = orjson.dumps([_TAGS[kind], *[getattr(frame, name) for name in _NAMES[kind]]], default=float)
+    try:
+        body = orjson.dumps([_TAGS[kind], *[getattr(frame, name) for name in _NAMES[kind]]], default=float)
+    except TypeError as error:
+        raise ProtocolError(str(error)) from error
     return _LENGTH.pack(len(body)) + body
 
 

@@ -244,7 +244,7 @@ class Service:
         by_memory = next(
             (length for memory, length in _CONTEXT_BY_GPU_MEMORY if lease.ready.gpu_memory >= memory), SMALL_CONTEXT
         )
-        wanted = options.num_ctx or self._default_context or by_memory
+        wanted = options.num_ctx if options.num_ctx is not None else self._default_context or by_memory
         trained = lease.ready.context_length or wanted
         return max(MINIMAL_CONTEXT, min(wanted, trained))
 
@@ -357,6 +357,9 @@ def _check_format(call: Generation) -> None:
     if call.format is None or call.format == "":
         return
     if call.format != "json" and not isinstance(call.format, dict):
-        written = json.dumps(gojson.dumps(call.format).decode(), ensure_ascii=False)
+        try:
+            written = json.dumps(gojson.dumps(call.format).decode(), ensure_ascii=False)
+        except (TypeError, RecursionError) as error:
+            raise InvalidRequest("exceeded max depth") from error
         raise WorkerError(f'invalid format: {written}; expected "json" or a valid JSON Schema object')
     raise NotBuiltYet("format is not supported by this version")

@@ -19,6 +19,7 @@ def test_durations(text: str, seconds: float) -> None:
         ("5", 'time: missing unit in duration "5"'),
         ("5x", 'time: unknown unit "x" in duration "5x"'),
         (".s", 'time: invalid duration ".s"'),
+        ("--5s", 'time: invalid duration "--5s"'),
         ("9999999h", 'time: invalid duration "9999999h"'),
     ],
 )
@@ -26,6 +27,10 @@ def test_bad_durations(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         parse_duration(text)
     assert str(caught.value) == message
+
+
+def test_a_duration_of_a_million_terms_takes_no_time() -> None:
+    assert parse_duration("0s" * 1_000_000) == 0
 
 
 def test_negative_keep_alive_is_for_ever() -> None:

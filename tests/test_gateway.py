@@ -121,6 +121,24 @@ def test_deep_and_long_json(tiny: Server) -> None:
     assert (long.status_code, long.json()) == (400, {"error": "invalid model name"})
 
 
+def test_requests_that_would_hurt_others_are_refused_alone(tiny: Server) -> None:
+    nested = '{"a":' + "[" * 300 + "]" * 300 + "}"
+    call = '{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":' + nested + "}}]}"
+    bodies = {
+        '{"model":"tiny","prompt":"x","options":{"temperature":1e999}}': 500,
+        '{"model":"tiny","prompt":"x","stream":false,"context":[-1,99999999999],"options":{"num_predict":1}}': 200,
+        '{"model":"tiny","prompt":"x","format":' + "[" * 300 + "]" * 300 + "}": 400,
+        '{"model":"tiny","prompt":"' + "a" * 5_000_000: 400,
+    }
+    for body, status in bodies.items():
+        answer = tiny.client.post("/api/generate", content=body)
+        assert answer.status_code == status, body[:80]
+        assert "internal server error" not in answer.text
+    deep = tiny.client.post("/api/chat", content='{"model":"tiny","messages":[' + call + "]}")
+    assert deep.status_code == 400
+    assert "exceeded max depth" in deep.json()["error"]
+
+
 def test_ten_bodies_at_once_join_one_batch(tiny: Server) -> None:
     async def ask(client: httpx.AsyncClient, prompt: str) -> str:
         body = {"model": "tiny", "prompt": prompt, "stream": False, "options": {"num_predict": 40}}

@@ -33,6 +33,7 @@ def test_fractions_are_cut_off_for_integers() -> None:
     [
         ({"num_ctx": "a"}, 'option "num_ctx" must be of type integer'),
         ({"temperature": "hot"}, 'option "temperature" must be of type float32'),
+        ({"temperature": float("inf")}, 'option "temperature" must be of type float32'),
         ({"temperature": True}, 'option "temperature" must be of type float32'),
         ({"stop": "x"}, 'option "stop" must be of type array'),
         ({"stop": [1]}, 'option "stop" must be of an array of strings'),

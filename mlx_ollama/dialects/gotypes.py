@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ Read = Callable[[Any, str], Any]
 """A decoded JSON value, never null, and where it stands (`ChatRequest.messages.content`), to a value of ours."""
 
 THINK_LEVELS = ("high", "medium", "low", "max")
-_BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,13 @@ def image(value: Any, where: str) -> bytes:
     text = string(value, where)
     bare = text.replace("\r", "").replace("\n", "")
     stripped = bare.rstrip("=")
-    bad = next((at for at, character in enumerate(stripped) if character not in _BASE64), None)
+    foreign = _NOT_BASE64.search(stripped)
     try:
-        if bad is None:
+        if foreign is None:
             return base64.b64decode(bare, validate=True)
     except binascii.Error:
-        bad = len(stripped)
-    raise InvalidRequest(f"illegal base64 data at input byte {bad}")
+        pass
+    raise InvalidRequest(f"illegal base64 data at input byte {foreign.start() if foreign else len(stripped)}")
 
 
 def keep_alive(value: Any, where: str) -> float:

@@ -33,4 +33,6 @@ class AccessLog:
             await self.app(scope, receive, watch)
         finally:
             taken = (time.monotonic() - began) * MILLISECONDS
-            logger.info("%s %s %s %.0f ms", scope["method"], scope["path"], status, taken)
+            # As it came: a decoded path could forge lines or speak to a terminal.
+            path = scope.get("raw_path", b"").decode("latin-1")
+            logger.info("%s %s %s %.0f ms", scope["method"], path, status, taken)

@@ -15,14 +15,13 @@ from mlx_ollama.protocol import (
     Frame,
     Render,
     RenderedPrompt,
-    Sampling,
     Step,
     Submit,
 )
 from mlx_ollama.worker.batch import Batch, Joining, Sampled, make_batch
-from mlx_ollama.worker.prefill import Prefill, Reading
+from mlx_ollama.worker.prefill import Prefill
 from mlx_ollama.worker.prompt import PromptTokens, render, tokenize
-from mlx_ollama.worker.sampling import make_processors, make_sampler
+from mlx_ollama.worker.sampling import Processor, Sampler, make_processors, make_sampler
 from mlx_ollama.worker.text import TextStream
 from mlx_ollama.worker.tokenizer import Tokenizer
 
@@ -56,11 +55,12 @@ class Sequence:
 
     id: int
     prompt: PromptTokens
-    sampling: Sampling
     limit: int
     want_context: bool
     submitted: int
     text: TextStream
+    sampler: Sampler
+    processors: list[Processor]
     handle: int | None = None
     read: int = 0
     answer: list[int] = field(default_factory=list)
@@ -145,11 +145,12 @@ class Engine:
         sequence = Sequence(
             frame.id,
             prompt,
-            frame.sampling,
             _limit(frame, len(prompt.fed)),
             frame.want_context,
             submitted,
             TextStream(frame.sampling.stop),
+            make_sampler(frame.sampling),
+            make_processors(frame.sampling),
         )
         self._sequences[frame.id] = sequence
         self._prefill.add(frame.id, prompt.fed)
@@ -181,15 +182,14 @@ class Engine:
         if not complete:
             return
         sequences = [self._sequences[reading.id] for reading in complete]
-        streams = [self._joining(sequence, reading) for sequence, reading in zip(sequences, complete, strict=True)]
+        streams = [
+            Joining(reading.tokens, reading.cache, sequence.sampler, sequence.processors, sequence.limit)
+            for sequence, reading in zip(sequences, complete, strict=True)
+        ]
         for sequence, handle in zip(sequences, self._batch.join(streams), strict=True):
             sequence.handle = handle
             sequence.read = self._clock()
             self._by_handle[handle] = sequence
-
-    def _joining(self, sequence: Sequence, reading: Reading) -> Joining:
-        sampling = sequence.sampling
-        return Joining(reading.tokens, reading.cache, make_sampler(sampling), make_processors(sampling), sequence.limit)
 
     def _decode(self, out: list[Frame]) -> None:
         for sampled in self._batch.step():

@@ -73,7 +73,8 @@ class _Penalties:
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         sampling = self._sampling
-        recent = tokens if sampling.repeat_last_n < 0 else tokens[-sampling.repeat_last_n :]
+        window = sampling.repeat_last_n
+        recent = tokens if window < 0 or window >= tokens.shape[0] else tokens[-window:]
         counts = mx.zeros((logits.shape[-1],), dtype=logits.dtype).at[recent].add(1)
         seen = counts > 0
         repeat = sampling.repeat_penalty

@@ -35,6 +35,8 @@ class Tokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that one token stands for, which may be a part of a character."""
+        if not 0 <= token < self._size:
+            return b""
         found = self._bytes.get(token)
         if found is None:
             found = self._bytes[token] = self._token_bytes(token)
@@ -65,6 +67,10 @@ class Tokenizer:
     @property
     def has_chat_template(self) -> bool:
         return bool(self._hf.chat_template)
+
+    @cached_property
+    def _size(self) -> int:
+        return len(self._hf)
 
     @cached_property
     def _leading_bos(self) -> int | None:

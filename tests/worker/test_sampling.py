@@ -66,6 +66,11 @@ def test_penalties_follow_their_formula() -> None:
     assert list(changed) == [2.0 - 0.5 - 2 * 0.25, -8.0 - 0.75, 0.5 - 0.75, 1.0]
 
 
+def test_a_window_wider_than_everything_is_everything() -> None:
+    (penalties,) = make_processors(_sampling(repeat_last_n=2**62, repeat_penalty=2.0))
+    assert np.array(penalties(mx.array([1, 1]), mx.array([[4.0, 4.0]]))).tolist() == [[4.0, 2.0]]
+
+
 def test_no_penalties_for_the_defaults() -> None:
     assert make_processors(_sampling()) == []
     assert make_processors(_sampling(repeat_penalty=1.5, repeat_last_n=0)) == []
