@@ -5,6 +5,7 @@ import errno
 import gc
 import http.client
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -29,6 +30,12 @@ except ImportError:  # without it we cannot name the process that holds a port
 logger = logging.getLogger(__name__)
 
 BACKLOG = 1024
+HEADER_BYTES = 1 << 20
+"""Go's limit; browsers send the cookies of every port of localhost along."""
+
+OPEN_FILES = 10_240
+"""macOS starts programs with 256, and every connection is one."""
+
 LAST_WORDS_SECONDS = 5.0
 """How long answers that were cut off at the drain budget may take to say so."""
 
@@ -44,6 +51,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
         PortTaken: if the address is in use.
         OSError: if it cannot be opened for another reason.
     """
+    _allow_many_files()
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -90,6 +98,15 @@ async def _drain(gateway: Gateway, budget: float) -> None:
         await asyncio.wait_for(gateway.in_flight.idle(), LAST_WORDS_SECONDS)
 
 
+def _allow_many_files() -> None:
+    """Raise the soft limit of open files as far as we need and may, as Go's runtime does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _config(settings: Settings, listener: socket.socket) -> Config:
     config = Config()
     # The socket is already open: we want to know about a taken port before anything else starts.
@@ -99,6 +116,7 @@ def _config(settings: Settings, listener: socket.socket) -> Config:
     config.graceful_timeout = settings.drain + 2 * LAST_WORDS_SECONDS
     config.shutdown_timeout = settings.drain + 2 * LAST_WORDS_SECONDS
     config.include_server_header = False
+    config.h11_max_incomplete_size = HEADER_BYTES
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
     return config

@@ -1,5 +1,6 @@
 """From messages or text to the token ids that the model reads (wire-spec 4.3, 9.3, 12.2)."""
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -82,13 +83,20 @@ def _parsed(text: str) -> Template:
 
 def _fitting_conversation(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
     """Drop the oldest turns until the rest fits; system messages and the last message always stay."""
-    messages = list(prompt.messages)
-    while True:
-        ids = tokenizer.encode(_body(prompt, tuple(messages), tokenizer))
-        oldest = next((at for at, message in enumerate(messages[:-1]) if message.role != "system"), None)
-        if len(ids) <= prompt.context or oldest is None:
-            return ids
-        del messages[oldest]
+    messages = prompt.messages
+    droppable = [at for at, message in enumerate(messages[:-1]) if message.role != "system"]
+
+    def without(count: int) -> list[int]:
+        dropped = set(droppable[:count])
+        kept = tuple(message for at, message in enumerate(messages) if at not in dropped)
+        return tokenizer.encode(_body(prompt, kept, tokenizer))
+
+    whole = without(0)
+    if len(whole) <= prompt.context or not droppable:
+        return whole
+    # A long conversation is rendered a few times, not once for every message that goes.
+    fewest = bisect_left(range(1, len(droppable)), True, key=lambda count: len(without(count)) <= prompt.context)
+    return without(1 + fewest)
 
 
 def _without_middle(ids: list[int], prompt: Prompt) -> list[int]:

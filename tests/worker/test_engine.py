@@ -180,6 +180,9 @@ def test_the_oldest_turns_go_first(machine: Machine) -> None:
     assert read.startswith("[system]S[user]turn ")
     assert "turn 8" in read
     assert "turn 0" not in read
+    kept = [at for at in range(9) if f"turn {at}" in read]
+    assert kept == list(range(kept[0], 9)), "the newest stay, without a gap"
+    assert machine.finished(1).prompt_tokens < 120
 
 
 def test_quick_steps_share_a_frame_and_first_words_do_not_wait(machine: Machine) -> None:
