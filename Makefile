@@ -1,8 +1,9 @@
 # `make run` serves the demo model, `make test` runs every test; both set up .venv first. Works with GNU make 3.81.
 
-CANDIDATES := $(PYTHON) python3.12 python3.13 python3.11 python3
+CANDIDATES := $(or $(PYTHON),python3.12 python3.13 python3.11 python3)
 FITTING := $(shell for python in $(CANDIDATES); do \
-	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 \
+	$$python -c 'import platform, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) \
+		or (sys.platform, platform.machine()) == ("darwin", "x86_64"))' >/dev/null 2>&1 \
 	&& echo $$python && break; done)
 BIN := .venv/bin
 JOBS := 2
@@ -17,8 +18,8 @@ help:
 
 .venv/.ready: pyproject.toml
 	@test -n "$(FITTING)" || { \
-		echo "Python 3.11, 3.12 or 3.13 is needed and none was found (python3 here: `python3 --version 2>&1`)."; \
-		echo "  macOS:  brew install python@3.12"; \
+		echo "Python 3.11, 3.12 or 3.13 is needed; none of '$(CANDIDATES)' is one (python3: `python3 --version 2>&1`)."; \
+		echo "  macOS:  brew install python@3.12 (a Python for Intel finds no MLX)"; \
 		echo "  Debian: apt-get install python3 python3-venv"; \
 		echo "Or name one: make setup PYTHON=/path/to/python3.12"; exit 1; }
 	$(FITTING) -m venv .venv

@@ -56,7 +56,7 @@ def create_gateway(settings: Settings) -> Gateway:
         Middleware(AccessLog),
         Middleware(Origin, origins=settings.origins, bind_host=settings.host, allow_of=allow_of),
         Middleware(Errors),
-        Middleware(Decode, decoders=ollama.DECODERS, max_body=settings.max_body),
+        Middleware(Decode, decoders=ollama.DECODERS, max_body=settings.max_body, timeout=settings.body_timeout),
         Middleware(Drain, in_flight=in_flight),
         Middleware(CancelOnDisconnect),
     ]

@@ -8,6 +8,7 @@ MlxOllamaError
 ├── ModelNotFound
 ├── NotBuiltYet           the reference can, we cannot yet; never silently ignored
 ├── TooLarge              a body over the limit
+├── TooSlow               a body that stopped arriving
 ├── InvalidOption         an option of the wrong type (the reference calls that its own fault)
 ├── TemplateFailed        a prompt template that does not parse or run
 ├── ShuttingDown
@@ -70,6 +71,10 @@ class NotBuiltYet(MlxOllamaError):
 
 class TooLarge(MlxOllamaError):
     """The request's body is over `max_body`."""
+
+
+class TooSlow(MlxOllamaError):
+    """The rest of the request's body did not come in time."""
 
 
 class InvalidOption(MlxOllamaError):

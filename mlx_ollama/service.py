@@ -47,6 +47,7 @@ MINIMAL_CONTEXT = 4
 SMALL_CONTEXT = 4096
 _CONTEXT_BY_GPU_MEMORY = ((47 << 30, 262_144), (23 << 30, 32_768))
 MOST_TOP_LOGPROBS = 20
+MOST_CONTEXT_TOKENS = 1 << 20
 _COPILOT = "GitHubCopilotChat/"
 
 
@@ -94,6 +95,8 @@ class Service:
         model = self._find(call)
         if not call.prompt and call.keep_alive == 0:
             return self._unload(model)
+        if len(call.context or ()) > MOST_CONTEXT_TOKENS:
+            raise InvalidRequest(f"context of more than {MOST_CONTEXT_TOKENS} tokens")
         if call.raw and (call.template or call.system or call.context):
             raise InvalidRequest("raw mode does not support template, system, or context")
         _check_thinking(call)

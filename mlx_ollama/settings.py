@@ -55,6 +55,7 @@ class Settings:
     log_level: str = _setting("info", "debug, info, warning or error")
     drain: float = _setting(DRAIN_SECONDS, "how long running answers may go on after SIGTERM or SIGINT")
     max_body: int = _setting(MAX_BODY_BYTES, "largest request body in bytes")
+    body_timeout: float = _setting(60.0, "how long a request body may stop arriving before it is refused")
     load_timeout: float = _setting(300.0, "how long loading a model may take")
     prefill_slice: float = _setting(0.25, "longest time a prompt is read without letting running answers go on")
 
@@ -210,7 +211,7 @@ def _check(settings: Settings, origins: Mapping[str, Origin]) -> None:
         refuse("device", f"must be one of {', '.join(DEVICES)}")
     if settings.log_level not in LOG_LEVELS:
         refuse("log_level", f"must be one of {', '.join(LOG_LEVELS)}")
-    for name in ("connection_keep_alive", "max_body", "load_timeout", "prefill_slice"):
+    for name in ("connection_keep_alive", "max_body", "body_timeout", "load_timeout", "prefill_slice"):
         if getattr(settings, name) <= 0:
             refuse(name, "must be above 0")
     for name in ("drain", "context_length"):

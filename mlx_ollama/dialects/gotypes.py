@@ -70,7 +70,7 @@ def integer(value: Any, where: str) -> int:
 def integers(value: Any, where: str) -> tuple[int, ...]:
     if not isinstance(value, list):
         _mismatch(value, where, "[]int")
-    return tuple(integer(element, where) for element in value)
+    return tuple(0 if element is None else integer(element, where) for element in value)
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
@@ -81,13 +81,13 @@ def anything(value: Any, where: str) -> Any:
     return value
 
 
-def array_of(read: Read, go_type: str) -> Read:
-    """A reader of arrays; `go_type` is the array's own type in messages. Null elements are passed over."""
+def array_of(read: Read, go_type: str, *, zero: Any) -> Read:
+    """A reader of arrays; `go_type` is the array's own type in messages, `zero` what a null element is read as."""
 
     def read_array(value: Any, where: str) -> tuple[Any, ...]:
         if not isinstance(value, list):
             _mismatch(value, where, go_type)
-        return tuple(read(element, where) for element in value if element is not None)
+        return tuple(read(zero if element is None else element, where) for element in value)
 
     return read_array
 

@@ -61,8 +61,8 @@ _MESSAGE = Struct(
         "role": _lowered,
         "content": string,
         "thinking": string,
-        "images": array_of(image, "[]api.ImageData"),
-        "tool_calls": array_of(object_of(_TOOL_CALL, "api.ToolCall"), "[]api.ToolCall"),
+        "images": array_of(image, "[]api.ImageData", zero=""),
+        "tool_calls": array_of(object_of(_TOOL_CALL, "api.ToolCall"), "[]api.ToolCall", zero={}),
         "tool_name": string,
         "tool_call_id": string,
     },
@@ -90,15 +90,15 @@ _GENERATE = Struct(
         "template": string,
         "context": integers,
         "raw": boolean,
-        "images": array_of(image, "[]api.ImageData"),
+        "images": array_of(image, "[]api.ImageData", zero=""),
     },
 )
 _CHAT = Struct(
     "ChatRequest",
     {
         **_GENERATION,
-        "messages": array_of(object_of(_MESSAGE, "api.Message"), "[]api.Message"),
-        "tools": array_of(mapping, "api.Tools"),
+        "messages": array_of(object_of(_MESSAGE, "api.Message"), "[]api.Message", zero={}),
+        "tools": array_of(mapping, "api.Tools", zero={}),
     },
 )
 _SHOW = Struct(

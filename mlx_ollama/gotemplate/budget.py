@@ -1,10 +1,10 @@
 """What one execution may use: a request can bring its own template, and that must end."""
 
 MAX_STEPS = 1_000_000
-"""Statements and rounds of loops: about a second, and many times what a long conversation takes."""
+"""Statements, commands and rounds of loops: about two seconds, and many times what a long conversation takes."""
 
 MAX_TEXT = 64 * 1024 * 1024
-"""Characters written and made by functions, or a template could double a string until the memory is gone."""
+"""Characters written, and read and made by functions, or a template could double a string until the memory is gone."""
 
 
 class BudgetError(Exception):
@@ -17,7 +17,7 @@ class Budget:
         self._text = MAX_TEXT
 
     def take_step(self) -> None:
-        """Count a statement or a round of a loop."""
+        """Count a statement, a command or a round of a loop."""
         self._steps -= 1
         if self._steps < 0:
             raise BudgetError(f"exceeded maximum number of steps ({MAX_STEPS})")

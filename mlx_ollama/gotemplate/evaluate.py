@@ -81,6 +81,7 @@ class Evaluator:
         return value
 
     def _command(self, dot: object, command: Command, final: object) -> object:
+        self._budget.take_step()
         first, has_arguments = command.arguments[0], len(command.arguments) > 1 or final is not _ABSENT
         match first:
             case Identifier():
@@ -165,6 +166,10 @@ class Evaluator:
             return self._first_decisive(dot, arguments, final, decisive=name == "or")
         function = self._functions[name]
         values = self._arguments(dot, name, function, arguments, final)
+        for value in values:
+            if isinstance(value, str):
+                # A comparison of long texts makes none, and takes its time all the same.
+                self._budget.take_text(value)
         try:
             result = function.call(*values)
         except FunctionError as error:

@@ -220,8 +220,10 @@ def _header(path: Path) -> list[Tensor]:
             if length > _LONGEST_HEADER:
                 raise NotAModel(f"{path} is no safetensors file")
             members = orjson.loads(file.read(length))
-    except (OSError, ValueError, struct.error) as error:
+        return [_tensor(name, entry) for name, entry in members.items() if name != "__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise NotAModel(f"{path} is no safetensors file: {error}") from error
-    return [
-        Tensor(name, entry["dtype"], tuple(entry["shape"])) for name, entry in members.items() if name != "__metadata__"
-    ]
+
+
+def _tensor(name: str, entry: Mapping[str, Any]) -> Tensor:
+    return Tensor(name, str(entry["dtype"]), tuple(int(size) for size in entry["shape"]))

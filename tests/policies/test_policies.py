@@ -133,10 +133,29 @@ def test_wildcards_look_at_both_ends() -> None:
 
 
 def test_bodies_are_bounded_and_read_to_their_end() -> None:
-    app = _app(_fine, Middleware(Errors), Middleware(Decode, decoders=ollama.DECODERS, max_body=1000))
+    app = _app(_fine, Middleware(Errors), Middleware(Decode, decoders=ollama.DECODERS, max_body=1000, timeout=0.2))
     answer = _ask(app, "POST", content=b"x" * 5000)
     assert answer.status_code == 413
     assert "5000 bytes, the limit is 1000 (MLX_API_MAX_BODY)" in answer.json()["error"]
+
+
+def test_a_body_that_stops_arriving_is_given_up() -> None:
+    async def run() -> list[Message]:
+        sent: list[Message] = []
+        parts: list[Message] = [{"type": "http.request", "body": b'{"mod', "more_body": True}]
+
+        async def receive() -> Message:
+            return parts.pop(0) if parts else await asyncio.get_running_loop().create_future()
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        policy = Errors(Decode(_app(_fine), decoders=ollama.DECODERS, max_body=1000, timeout=0.01))
+        await policy({"type": "http", "path": "/api/chat", "method": "POST", "headers": []}, receive, send)
+        return sent
+
+    start, body = asyncio.run(run())
+    assert (start["status"], body["body"]) == (408, b'{"error":"no more of the request body came for 0.01 seconds"}')
 
 
 def test_a_body_that_never_ends_well_is_no_call() -> None:
@@ -153,7 +172,7 @@ def test_a_body_that_never_ends_well_is_no_call() -> None:
         async def send(message: Message) -> None:
             sent.append(message)
 
-        policy = Decode(_app(_fine), decoders=ollama.DECODERS, max_body=1000)
+        policy = Decode(_app(_fine), decoders=ollama.DECODERS, max_body=1000, timeout=0.2)
         await policy({"type": "http", "path": "/api/chat", "method": "POST", "headers": []}, receive, send)
         return sent
 
@@ -179,7 +198,7 @@ def test_no_new_answers_while_draining() -> None:
         in_flight.closed = True
         return in_flight
 
-    decode = Middleware(Decode, decoders=ollama.DECODERS, max_body=1000)
+    decode = Middleware(Decode, decoders=ollama.DECODERS, max_body=1000, timeout=0.2)
     app = _app(_fine, Middleware(Errors), decode, Middleware(Drain, in_flight=asyncio.run(closed())))
     answer = _ask(app, "POST", content=b'{"model":"x"}')
     assert (answer.status_code, answer.json()) == (503, {"error": "server is shutting down"})
