@@ -52,7 +52,7 @@ class Mailbox:
         """Add an event; never waits."""
         last = self._events[-1] if len(self._events) >= LARGEST_BACKLOG else None
         if isinstance(last, Delta) and isinstance(event, Delta):
-            self._events[-1] = Delta(last.text + event.text, last.tokens + event.tokens, last.position)
+            self._events[-1] = last + event
         else:
             self._events.append(event)
         if self._waiter is not None and not self._waiter.done():
@@ -120,14 +120,16 @@ class WorkerLink(asyncio.Protocol):
             await self.stop()
             raise LoadFailed(f"loading the model took longer than {within:g} s (MLX_API_LOAD_TIMEOUT)") from None
 
-    def generate(self, prompt: Prompt, sampling: Sampling, *, want_context: bool) -> AsyncGenerator[Event, None]:
+    def generate(
+        self, prompt: Prompt, sampling: Sampling, *, want_context: bool, grammar: str = ""
+    ) -> AsyncGenerator[Event, None]:
         """The events of one answer, the last one `Done`. Closing the generator early cancels the generation.
 
         Raises:
-            WorkerError, PromptTooLong, TemplateFailed: as the worker says, or because it died.
+            WorkerError, InvalidRequest, TemplateFailed: as the worker says, or because it died.
         """
         request = next(self._ids)
-        return self._conversation(request, Submit(request, prompt, sampling, want_context))
+        return self._conversation(request, Submit(request, prompt, sampling, want_context, grammar))
 
     async def render(self, prompt: Prompt) -> Rendered:
         """The prompt as text.
@@ -207,8 +209,8 @@ class WorkerLink(asyncio.Protocol):
     def _dispatch(self, frame: Frame) -> None:
         match frame:
             case Step(deltas):
-                for request, text, tokens, position in deltas:
-                    self._deliver(request, Delta(text, tokens, position))
+                for request, delta in deltas:
+                    self._deliver(request, delta)
             case Finished():
                 usage = Usage(frame.prompt_tokens, frame.prompt_ns, frame.eval_tokens, frame.eval_ns)
                 self._deliver(frame.id, Done(frame.reason, usage, frame.context))
@@ -251,6 +253,8 @@ def _as_error(frame: Failed) -> Exception:
             return PromptTooLong()
         case "template":
             return TemplateFailed(frame.reason)
+        case "invalid":
+            return InvalidRequest(frame.reason)
         case _:
             return GenerationFailed(frame.reason)
 

@@ -1,7 +1,9 @@
 """The use cases: chat, complete, list, show … No HTTP and no JSON: calls in, events or facts out."""
 
+import itertools
 import json
 import random
+import string
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -30,6 +32,7 @@ from mlx_ollama.protocol import Prompt, Sampling
 from mlx_ollama.types import (
     Chat,
     Completion,
+    Delta,
     Details,
     Done,
     Event,
@@ -39,6 +42,7 @@ from mlx_ollama.types import (
     Message,
     Show,
     ShownModel,
+    ToolCall,
 )
 
 Events: TypeAlias = AsyncGenerator[Event, None]
@@ -49,6 +53,9 @@ _CONTEXT_BY_GPU_MEMORY = ((47 << 30, 262_144), (23 << 30, 32_768))
 MOST_TOP_LOGPROBS = 20
 MOST_CONTEXT_TOKENS = 1 << 20
 _COPILOT = "GitHubCopilotChat/"
+_ID_ALPHABET = string.ascii_lowercase + string.digits
+_ID_LENGTH = 8
+_random = random.SystemRandom()
 
 
 class ModelMissing(ModelNotFound):
@@ -235,12 +242,22 @@ class Service:
             if call.render_only:
                 yield await lease.link.render(prompt)
                 return
-            _check_format(call)
             wants_context = isinstance(call, Completion) and not call.raw
-            sampling = _sampling(options)
-            async with aclosing(lease.link.generate(prompt, sampling, want_context=wants_context)) as events:
+            answer = lease.link.generate(
+                prompt, _sampling(call, options), want_context=wants_context, grammar=_grammar(call)
+            )
+            calls = itertools.count()
+            async with aclosing(answer) as events:
                 async for event in events:
-                    yield _timed(event, entered, loaded) if isinstance(event, Done) else event
+                    match event:
+                        case Done():
+                            yield _timed(event, entered, loaded)
+                        case Delta(tool_calls=(_, *_)):
+                            yield replace(
+                                event, tool_calls=tuple(_named(call, next(calls)) for call in event.tool_calls)
+                            )
+                        case _:
+                            yield event
 
     def _context(self, options: Options, lease: Lease, model: StoredModel) -> int:
         """How many tokens prompt and answer may fill; the model's trained context is the most (wire-spec 3.3)."""
@@ -303,9 +320,9 @@ def _prompt(
     )
 
 
-def _sampling(options: Options) -> Sampling:
+def _sampling(call: Generation, options: Options) -> Sampling:
     return Sampling(
-        seed=options.seed if options.seed >= 0 else random.SystemRandom().getrandbits(32),
+        seed=options.seed if options.seed >= 0 else _random.getrandbits(32),
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
@@ -316,7 +333,13 @@ def _sampling(options: Options) -> Sampling:
         frequency_penalty=options.frequency_penalty,
         stop=options.stop,
         limit=max(0, options.num_predict),
+        logprobs=call.top_logprobs if call.logprobs else None,
     )
+
+
+def _named(call: ToolCall, index: int) -> ToolCall:
+    """The call with its place in the answer and an id to refer to (wire-spec 4.4)."""
+    return replace(call, index=index, id="call_" + "".join(_random.choices(_ID_ALPHABET, k=_ID_LENGTH)))
 
 
 def _timed(done: Done, entered: int, loaded: int) -> Done:
@@ -341,8 +364,6 @@ def _details(model: StoredModel) -> Details:
 def _check_logprobs(call: Generation) -> None:
     if not 0 <= call.top_logprobs <= MOST_TOP_LOGPROBS:
         raise InvalidRequest(f"top_logprobs must be between 0 and {MOST_TOP_LOGPROBS}")
-    if call.logprobs or call.top_logprobs:
-        raise NotBuiltYet("logprobs are not supported by this version")
 
 
 def _check_thinking(call: Generation) -> None:
@@ -355,10 +376,10 @@ def _check_images(images: Sequence[tuple[bytes, ...]]) -> None:
         raise Unsupported("this model does not support image input")
 
 
-def _check_format(call: Generation) -> None:
-    """Only a format that is set and valid needs a grammar; the reference finds the others out this late, too."""
+def _grammar(call: Generation) -> str:
+    """The JSON schema of the answer, empty for none. What is no format is found out this late by the reference, too."""
     if call.format is None or call.format == "":
-        return
+        return ""
     if call.format != "json" and not isinstance(call.format, dict):
         try:
             written = json.dumps(gojson.dumps(call.format).decode(), ensure_ascii=False)

@@ -107,15 +107,43 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Delta:
-    """A piece of text, never cut inside a character, with the ids of the tokens that it consists of.
+class TokenLogprob:
+    """How likely a token was, in natural logarithms, before penalties, grammar and temperature.
 
-    `position` is the index of the first of these tokens in the answer.
+    `bytes` are the token's own, which may be a part of a character; `top` are the likeliest tokens in its place.
+    """
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+    top: "tuple[TokenLogprob, ...]" = ()
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of an answer, never cut inside a character, with the ids of the tokens that it consists of.
+
+    `position` is the index of the first of these tokens in the answer; `text` is what the user reads, `thinking` what
+    the model told itself, `tool_calls` what it wants done. `logprobs` has an entry for each token where asked for.
     """
 
     text: str
     tokens: tuple[int, ...] = ()
     position: int = 0
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def __add__(self, other: "Delta") -> "Delta":
+        """Both pieces as one, in this order."""
+        return Delta(
+            self.text + other.text,
+            self.tokens + other.tokens,
+            self.position,
+            self.thinking + other.thinking,
+            self.tool_calls + other.tool_calls,
+            self.logprobs + other.logprobs,
+        )
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,6 @@ def test_chunked_bodies_are_read(tiny: Server) -> None:
         ({"format": "json"}, 501, "format is not supported by this version"),
         ({"format": {"type": "object"}}, 501, "format is not supported by this version"),
         ({"format": 5}, 500, 'invalid format: "5"; expected "json" or a valid JSON Schema object'),
-        ({"logprobs": True}, 501, "logprobs are not supported by this version"),
         ({"images": ["aGk="]}, 400, "this model does not support image input"),
         ({"raw": True, "system": "x"}, 400, "raw mode does not support template, system, or context"),
         ({"suffix": "x"}, 400, "registry.ollama.ai/library/tiny:latest does not support insert"),

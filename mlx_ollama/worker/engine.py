@@ -3,8 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from mlx_ollama.errors import MlxOllamaError, PromptTooLong, TemplateFailed
 from mlx_ollama.protocol import (
@@ -13,15 +12,19 @@ from mlx_ollama.protocol import (
     Failure,
     Finished,
     Frame,
+    Piece,
     Render,
     RenderedPrompt,
     Step,
     Submit,
 )
-from mlx_ollama.worker.batch import Batch, Joining, Sampled, make_batch
+from mlx_ollama.worker.batch import Batch, Joining, make_batch
+from mlx_ollama.worker.likelihood import Likelihood
+from mlx_ollama.worker.parse.choice import make_parser
 from mlx_ollama.worker.prefill import Prefill
-from mlx_ollama.worker.prompt import PromptTokens, render, tokenize
-from mlx_ollama.worker.sampling import Processor, Sampler, make_processors, make_sampler
+from mlx_ollama.worker.prompt import render, tokenize
+from mlx_ollama.worker.sampling import make_processors, make_sampler
+from mlx_ollama.worker.stream import EndReason, Stream
 from mlx_ollama.worker.text import TextStream
 from mlx_ollama.worker.tokenizer import Tokenizer
 
@@ -38,34 +41,12 @@ It is one picture of a 60 Hz screen, so nobody sees it; at 200 steps a second ea
 the decoder one step in twenty.
 """
 
-Piece = tuple[int, str, tuple[int, ...], int]
-"""Request, text, token ids, position of the first of them: an entry of `Step`."""
-
 
 class Inbox(Protocol):
     """Frames from the gateway."""
 
     def take(self, *, wait: bool) -> Iterable[Frame]:
         """What has arrived; waits for something if asked to."""
-
-
-@dataclass
-class Sequence:
-    """One answer on its way, from submission to its last token. Times are in nanoseconds."""
-
-    id: int
-    prompt: PromptTokens
-    limit: int
-    want_context: bool
-    submitted: int
-    text: TextStream
-    sampler: Sampler
-    processors: list[Processor]
-    handle: int | None = None
-    read: int = 0
-    answer: list[int] = field(default_factory=list)
-    sent_tokens: int = 0
-    sent_text: list[str] = field(default_factory=list)
 
 
 class Engine:
@@ -91,15 +72,15 @@ class Engine:
         self._clock = clock
         self._prefill = Prefill(model, budget=prefill_slice, clock=lambda: clock() / 1e9)
         self._batch: Batch = make_batch(model, end_tokens)
-        self._sequences: dict[int, Sequence] = {}
-        self._by_handle: dict[int, Sequence] = {}
+        self._streams: dict[int, Stream] = {}
+        self._by_handle: dict[int, Stream] = {}
         self._held: list[Piece] = []
         self._sent = 0
 
     def run(self, inbox: Inbox) -> None:
         """Serve for ever; the process ends from outside."""
         while True:
-            self.turn(inbox.take(wait=not self._sequences))
+            self.turn(inbox.take(wait=not self._streams))
 
     def turn(self, arrived: Iterable[Frame]) -> None:
         """One round: arrivals, one budget of prefill, one decode step, one write."""
@@ -119,7 +100,7 @@ class Engine:
 
     def _due(self) -> bool:
         """Whether held pieces have to go: the first of a stream always, the others once an interval."""
-        began = any(position == 0 for _, _, _, position in self._held)
+        began = any(delta.position == 0 for _, delta in self._held)
         return began or self._clock() - self._sent >= FRAME_INTERVAL_NS
 
     def _send_held(self) -> None:
@@ -142,17 +123,22 @@ class Engine:
     def _submit(self, frame: Submit) -> None:
         submitted = self._clock()
         prompt = tokenize(frame.prompt, self._tokenizer)
-        sequence = Sequence(
+        sampling = frame.sampling
+        likelihood = None
+        if sampling.logprobs is not None:
+            likelihood = Likelihood(sampling.logprobs, self._tokenizer.token_bytes)
+        self._streams[frame.id] = Stream(
             frame.id,
             prompt,
             _limit(frame, len(prompt.fed)),
             frame.want_context,
             submitted,
-            TextStream(frame.sampling.stop),
-            make_sampler(frame.sampling),
-            make_processors(frame.sampling),
+            TextStream(sampling.stop),
+            make_parser(frame.prompt, self._tokenizer, prompt.text),
+            make_sampler(sampling),
+            [*([likelihood] if likelihood else []), *make_processors(sampling)],
+            likelihood,
         )
-        self._sequences[frame.id] = sequence
         self._prefill.add(frame.id, prompt.fed)
 
     def _render(self, frame: Render, out: list[Frame]) -> None:
@@ -169,74 +155,66 @@ class Engine:
             out.append(Failed(request, "failed", f"{type(error).__name__}: {error}"))
 
     def _cancel(self, request: int) -> None:
-        sequence = self._sequences.pop(request, None)
-        if sequence is None:
+        stream = self._streams.pop(request, None)
+        if stream is None:
             return
-        if sequence.handle is None:
+        if stream.handle is None:
             self._prefill.remove(request)
         else:
-            self._leave_batch(sequence)
+            self._leave_batch(stream)
 
     def _read_prompts(self, out: list[Frame]) -> None:
         complete = self._prefill.advance()
         if not complete:
             return
-        sequences = [self._sequences[reading.id] for reading in complete]
-        streams = [
-            Joining(reading.tokens, reading.cache, sequence.sampler, sequence.processors, sequence.limit)
-            for sequence, reading in zip(sequences, complete, strict=True)
+        streams = [self._streams[reading.id] for reading in complete]
+        joining = [
+            Joining(reading.tokens, reading.cache, stream.sampler, stream.processors, stream.limit)
+            for stream, reading in zip(streams, complete, strict=True)
         ]
-        for sequence, handle in zip(sequences, self._batch.join(streams), strict=True):
-            sequence.handle = handle
-            sequence.read = self._clock()
-            self._by_handle[handle] = sequence
+        for stream, handle in zip(streams, self._batch.join(joining), strict=True):
+            stream.handle = handle
+            stream.read = self._clock()
+            self._by_handle[handle] = stream
 
     def _decode(self, out: list[Frame]) -> None:
         for sampled in self._batch.step():
-            sequence = self._by_handle[sampled.handle]
-            reason, text = self._take(sequence, sampled)
-            if text:
-                self._held.append(_piece(sequence, text))
+            stream = self._by_handle[sampled.handle]
+            reason = stream.add(
+                sampled.token,
+                self._tokenizer.token_bytes(sampled.token),
+                is_end=sampled.token in self._end_tokens,
+                is_last=sampled.ended,
+            )
+            if (delta := stream.take()) is not None:
+                self._held.append((stream.id, delta))
             if reason:
-                out.append(self._finish(sequence, reason))
+                out.append(self._finish(stream, reason))
 
-    def _take(self, sequence: Sequence, sampled: Sampled) -> tuple[Literal["stop", "length"] | None, str]:
-        """Add a token to its stream; say why the stream ends, if it does, and what may be sent."""
-        sequence.answer.append(sampled.token)
-        if sampled.token in self._end_tokens:
-            return "stop", sequence.text.flush()
-        text = sequence.text.add(self._tokenizer.token_bytes(sampled.token))
-        if sequence.text.stopped:
-            return "stop", text
-        if sampled.ended:
-            text += sequence.text.flush()
-            return "stop" if sequence.text.stopped else "length", text
-        return None, text
-
-    def _finish(self, sequence: Sequence, reason: Literal["stop", "length"]) -> Finished:
+    def _finish(self, stream: Stream, reason: EndReason) -> Finished:
         now = self._clock()
-        self._leave_batch(sequence)
-        del self._sequences[sequence.id]
+        self._leave_batch(stream)
+        del self._streams[stream.id]
         return Finished(
-            sequence.id,
+            stream.id,
             reason,
-            prompt_tokens=len(sequence.prompt.fed),
-            prompt_ns=max(1, sequence.read - sequence.submitted),
-            eval_tokens=len(sequence.answer),
-            eval_ns=max(1, now - sequence.read),
-            context=tuple(self._context(sequence)) if sequence.want_context else None,
+            prompt_tokens=len(stream.prompt.fed),
+            prompt_ns=max(1, stream.read - stream.submitted),
+            eval_tokens=len(stream.answer),
+            eval_ns=max(1, now - stream.read),
+            context=tuple(self._context(stream)) if stream.want_context else None,
         )
 
-    def _context(self, sequence: Sequence) -> list[int]:
+    def _context(self, stream: Stream) -> list[int]:
         """Prompt and answer as tokens, without the end token or anything that a stop string cut off."""
-        if sequence.text.stopped:
-            return sequence.prompt.whole + self._tokenizer.encode_plain("".join(sequence.sent_text))
-        return sequence.prompt.whole + [token for token in sequence.answer if token not in self._end_tokens]
+        if stream.text.stopped:
+            return stream.prompt.whole + self._tokenizer.encode_plain("".join(stream.raw))
+        return stream.prompt.whole + [token for token in stream.answer if token not in self._end_tokens]
 
-    def _leave_batch(self, sequence: Sequence) -> None:
-        if sequence.handle in self._by_handle:
-            del self._by_handle[sequence.handle]
-            self._batch.leave([sequence.handle])
+    def _leave_batch(self, stream: Stream) -> None:
+        if stream.handle in self._by_handle:
+            del self._by_handle[stream.handle]
+            self._batch.leave([stream.handle])
 
     def _guarded(self, work: Callable[[list[Frame]], None], out: list[Frame]) -> None:
         try:
@@ -244,15 +222,15 @@ class Engine:
         # An error here has left the batch in an unknown state, and its type is up to mlx and the model's code: every
         # stream on it is told, and the batch starts afresh.
         except Exception as error:
-            logger.exception("a step failed; %d requests are lost", len(self._sequences))
+            logger.exception("a step failed; %d requests are lost", len(self._streams))
             reason = f"{type(error).__name__}: {error}"
-            out += [Failed(request, "failed", reason) for request in self._sequences]
+            out += [Failed(request, "failed", reason) for request in self._streams]
             self._start_afresh()
 
     def _start_afresh(self) -> None:
-        for request in self._sequences:
+        for request in self._streams:
             self._prefill.remove(request)
-        self._sequences.clear()
+        self._streams.clear()
         self._by_handle.clear()
         self._batch.close()
         self._batch = make_batch(self._model, self._end_tokens)
@@ -262,14 +240,6 @@ def _limit(frame: Submit, prompt_tokens: int) -> int:
     room = max(1, frame.prompt.context - prompt_tokens)
     wanted = frame.sampling.limit
     return min(room, wanted if wanted > 0 else UNBOUNDED_CONTEXTS * frame.prompt.context)
-
-
-def _piece(sequence: Sequence, text: str) -> Piece:
-    position = sequence.sent_tokens
-    tokens = tuple(sequence.answer[position:])
-    sequence.sent_tokens = len(sequence.answer)
-    sequence.sent_text.append(text)
-    return sequence.id, text, tokens, position
 
 
 def _failure_kind(error: MlxOllamaError) -> Failure:

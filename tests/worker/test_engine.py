@@ -47,18 +47,18 @@ class Machine:
         for frames in arrivals:
             self.engine.turn(frames)
         for _ in range(turns):
-            if not self.engine._sequences:
+            if not self.engine._streams:
                 return
             self.engine.turn([])
         raise AssertionError("the engine does not come to rest")
 
     def tokens(self, request: int) -> list[int]:
         deltas = [delta for frame in self.sent if isinstance(frame, Step) for delta in frame.deltas]
-        return [token for delta in deltas if delta[0] == request for token in delta[2]]
+        return [token for own, delta in deltas if own == request for token in delta.tokens]
 
     def text(self, request: int) -> str:
         deltas = [delta for frame in self.sent if isinstance(frame, Step) for delta in frame.deltas]
-        return "".join(delta[1] for delta in deltas if delta[0] == request)
+        return "".join(delta.text for own, delta in deltas if own == request)
 
     def finished(self, request: int) -> Finished:
         return next(frame for frame in self.sent if isinstance(frame, Finished) and frame.id == request)
@@ -132,7 +132,7 @@ def test_counts_and_positions_are_true(machine: Machine) -> None:
     assert (finished.reason, finished.eval_tokens) == ("length", 24)
     assert finished.context == (*prompt, *machine.tokens(1))
     assert machine.tokenizer.decode(machine.tokens(1)) == machine.text(1)
-    positions = [delta[3] for frame in machine.sent if isinstance(frame, Step) for delta in frame.deltas]
+    positions = [delta.position for frame in machine.sent if isinstance(frame, Step) for _, delta in frame.deltas]
     assert positions == sorted(set(positions))
     assert min(finished.prompt_ns, finished.eval_ns) > 0
 
@@ -198,7 +198,7 @@ def test_quick_steps_share_a_frame_and_first_words_do_not_wait(machine: Machine)
     machine.engine.turn([])
     frame = machine.sent[-1]
     assert isinstance(frame, Step)
-    assert [delta[3] for delta in frame.deltas] == [1, 2]
+    assert [delta.position for _, delta in frame.deltas] == [1, 2]
     machine.engine.turn([])
     machine.run([submit(2, "ra")])
     assert "".join(machine.tokenizer.decode([token]) for token in machine.tokens(1)) == machine.text(1)
