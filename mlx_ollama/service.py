@@ -17,7 +17,6 @@ from mlx_ollama.errors import (
     InvalidRequest,
     LoadFailed,
     ModelNotFound,
-    NotBuiltYet,
     Unsupported,
     WorkerError,
 )
@@ -52,6 +51,9 @@ SMALL_CONTEXT = 4096
 _CONTEXT_BY_GPU_MEMORY = ((47 << 30, 262_144), (23 << 30, 32_768))
 MOST_TOP_LOGPROBS = 20
 MOST_CONTEXT_TOKENS = 1 << 20
+ANY_OBJECT = '{"type":"object"}'
+"""The schema for which `format: "json"` is short."""
+
 _COPILOT = "GitHubCopilotChat/"
 _ID_ALPHABET = string.ascii_lowercase + string.digits
 _ID_LENGTH = 8
@@ -380,10 +382,12 @@ def _grammar(call: Generation) -> str:
     """The JSON schema of the answer, empty for none. What is no format is found out this late by the reference, too."""
     if call.format is None or call.format == "":
         return ""
-    if call.format != "json" and not isinstance(call.format, dict):
+    if call.format == "json":
+        return ANY_OBJECT
+    if not isinstance(call.format, dict):
         try:
             written = json.dumps(gojson.dumps(call.format).decode(), ensure_ascii=False)
         except (TypeError, RecursionError) as error:
             raise InvalidRequest("exceeded max depth") from error
         raise WorkerError(f'invalid format: {written}; expected "json" or a valid JSON Schema object')
-    raise NotBuiltYet("format is not supported by this version")
+    return gojson.dumps(call.format).decode()

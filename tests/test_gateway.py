@@ -63,8 +63,7 @@ def test_chunked_bodies_are_read(tiny: Server) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ({"format": "json"}, 501, "format is not supported by this version"),
-        ({"format": {"type": "object"}}, 501, "format is not supported by this version"),
+        ({"format": {"type": "foo"}}, 400, "invalid format: Invalid type: foo"),
         ({"format": 5}, 500, 'invalid format: "5"; expected "json" or a valid JSON Schema object'),
         ({"images": ["aGk="]}, 400, "this model does not support image input"),
         ({"raw": True, "system": "x"}, 400, "raw mode does not support template, system, or context"),

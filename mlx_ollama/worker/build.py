@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlx_ollama.protocol import Frame, Ready
+from mlx_ollama.worker.batch import Batch, make_batch
 from mlx_ollama.worker.device import Device, limit_wired_memory
 from mlx_ollama.worker.engine import Engine
 from mlx_ollama.worker.load import load
@@ -19,8 +20,21 @@ def build(
         LoadError: with a reason that a user understands.
     """
     loaded = load(directory, device=device.kind)
-    engine = Engine(loaded.model, Tokenizer(loaded.tokenizer), loaded.eos_token_ids, send, prefill_slice=prefill_slice)
-    limit_wired_memory(device, loaded.weight_bytes)
+
+    def new_batch() -> Batch:
+        batch = make_batch(loaded.model, loaded.eos_token_ids)
+        # After each batch, since each wires all that the GPU recommends.
+        limit_wired_memory(device, loaded.weight_bytes)
+        return batch
+
+    engine = Engine(
+        loaded.model,
+        Tokenizer(loaded.tokenizer),
+        loaded.eos_token_ids,
+        send,
+        prefill_slice=prefill_slice,
+        new_batch=new_batch,
+    )
     # Models with more than text keep the numbers of their text part to themselves.
     text_config = loaded.config.get("text_config") or {}
     context = loaded.config.get("max_position_embeddings") or text_config.get("max_position_embeddings") or 0

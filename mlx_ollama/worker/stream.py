@@ -3,12 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from mlx_ollama.errors import GenerationFailed
 from mlx_ollama.types import Delta, TokenLogprob
+from mlx_ollama.worker.constraint import Constraint
+from mlx_ollama.worker.grammar import Compiling
 from mlx_ollama.worker.likelihood import Likelihood
 from mlx_ollama.worker.parse.parser import Parsed, Parser
 from mlx_ollama.worker.prompt import PromptTokens
 from mlx_ollama.worker.sampling import Processor, Sampler
 from mlx_ollama.worker.text import TextStream
+from mlx_ollama.worker.tokenizer import Tokenizer
 
 EndReason: TypeAlias = Literal["stop", "length"]
 
@@ -31,6 +35,8 @@ class Stream:
     sampler: Sampler
     processors: list[Processor]
     likelihood: Likelihood | None = None
+    grammar: Compiling | None = None
+    constraint: Constraint | None = None
     handle: int | None = None
     read: int = 0
     answer: list[int] = field(default_factory=list)
@@ -39,11 +45,34 @@ class Stream:
     _sent_tokens: int = 0
     _logprobs: list[TokenLogprob] = field(default_factory=list)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the stream can be decoded once its prompt is read: compiling a grammar takes its time."""
+        return self.grammar is None or self.grammar.done()
+
+    def prepare(self, tokenizer: Tokenizer, end_tokens: frozenset[int]) -> None:
+        """Put the processors in their order: figures of the bare model first, the grammar's word last.
+
+        Raises:
+            InvalidRequest: for a grammar that could not be compiled.
+        """
+        if self.likelihood is not None:
+            self.processors.insert(0, self.likelihood)
+        if self.grammar is not None:
+            opening, gate = self.parser.opening, self.parser.gate
+            self.constraint = Constraint(self.grammar.result(), tokenizer, end_tokens, opening=opening, gate=gate)
+            self.processors.append(self.constraint)
+
     def add(self, token: int, data: bytes, *, is_end: bool, is_last: bool) -> EndReason | None:
         """Take the next token and its bytes; say why the answer ends, if it does.
 
         `is_end` marks a token that ends an answer, `is_last` one after which no more will be sampled.
+
+        Raises:
+            GenerationFailed: if the grammar could not be followed.
         """
+        if self.constraint is not None and self.constraint.failure and not is_end:
+            raise GenerationFailed(f"the format could not be followed: {self.constraint.failure}")
         self.answer.append(token)
         logprob = self.likelihood.of(token) if self.likelihood else None
         if is_end:

@@ -38,8 +38,14 @@ class Machine:
         loaded = load(directory, device="cpu")
         self.tokenizer = Tokenizer(loaded.tokenizer)
         self.sent: list[Frame] = []
+        self.model, self.end_tokens = loaded.model, loaded.eos_token_ids
         self.engine = Engine(
-            loaded.model, self.tokenizer, loaded.eos_token_ids, self.sent.extend, **{"prefill_slice": 0.25, **options}
+            loaded.model,
+            self.tokenizer,
+            loaded.eos_token_ids,
+            self.sent.extend,
+            new_batch=lambda: batch.make_batch(loaded.model, loaded.eos_token_ids),
+            **{"prefill_slice": 0.25, **options},
         )
 
     def run(self, *arrivals: Iterable[Frame], turns: int = 2000) -> None:
@@ -47,7 +53,7 @@ class Machine:
         for frames in arrivals:
             self.engine.turn(frames)
         for _ in range(turns):
-            if not self.engine._streams:
+            if not self.engine.busy:
                 return
             self.engine.turn([])
         raise AssertionError("the engine does not come to rest")
@@ -257,7 +263,7 @@ def test_a_broken_step_fails_its_streams_and_the_engine_lives_on(
 def test_caches_that_cannot_merge_are_served_one_after_the_other(
     machine: Machine, fresh: Callable[[], Machine]
 ) -> None:
-    machine.engine._batch = batch.SerialBatch(machine.engine._model, machine.engine._end_tokens)
+    machine.engine._batch = batch.SerialBatch(machine.model, machine.end_tokens)
     requests = [submit(at, text, repeat_penalty=1.3) for at, text in enumerate(PROMPTS[:4])]
     machine.run(requests, [Cancel(1)])
     for at in (0, 2, 3):
@@ -267,6 +273,6 @@ def test_caches_that_cannot_merge_are_served_one_after_the_other(
 
 
 def _cache(machine: Machine) -> list[Any]:
-    cache = make_prompt_cache(machine.engine._model)
-    machine.engine._model(mx.array([[5]]), cache=cache)
+    cache = make_prompt_cache(machine.model)
+    machine.model(mx.array([[5]]), cache=cache)
     return list(cache)

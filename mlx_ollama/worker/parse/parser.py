@@ -16,7 +16,14 @@ class Parsed:
 
 
 class Parser(Protocol):
-    """Takes raw text as it grows. What may be the start of a tag is withheld, and nothing is lost."""
+    """Takes raw text as it grows. What may be the start of a tag is withheld, and nothing is lost.
+
+    `gate` is the raw text after which the answer proper begins, `opening` what the model has to write first to think;
+    both are empty where the answer begins at once.
+    """
+
+    opening: str
+    gate: str
 
     def add(self, text: str) -> Parsed | None:
         """What is certain with this text; None if there is nothing to send."""
@@ -27,6 +34,9 @@ class Parser(Protocol):
 
 class PlainText:
     """Everything is the answer."""
+
+    opening = ""
+    gate = ""
 
     def add(self, text: str) -> Parsed | None:
         return Parsed(text) if text else None
