@@ -51,6 +51,9 @@ SMALL_CONTEXT = 4096
 _CONTEXT_BY_GPU_MEMORY = ((47 << 30, 262_144), (23 << 30, 32_768))
 MOST_TOP_LOGPROBS = 20
 MOST_CONTEXT_TOKENS = 1 << 20
+MOST_STOPS = 256
+"""Each is looked for after every token."""
+
 ANY_OBJECT = '{"type":"object"}'
 """The schema for which `format: "json"` is short."""
 
@@ -323,6 +326,8 @@ def _prompt(
 
 
 def _sampling(call: Generation, options: Options) -> Sampling:
+    if len(options.stop) > MOST_STOPS:
+        raise InvalidRequest(f'option "stop" has more than {MOST_STOPS} strings')
     return Sampling(
         seed=options.seed if options.seed >= 0 else _random.getrandbits(32),
         temperature=options.temperature,

@@ -5,6 +5,7 @@ Dialects turn bytes into calls and events into bytes; everything between speaks 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 DoneReason = Literal["stop", "length", "load", "unload"]
@@ -134,15 +135,16 @@ class Delta:
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
 
-    def __add__(self, other: "Delta") -> "Delta":
-        """Both pieces as one, in this order."""
-        return Delta(
-            self.text + other.text,
-            self.tokens + other.tokens,
-            self.position,
-            self.thinking + other.thinking,
-            self.tool_calls + other.tool_calls,
-            self.logprobs + other.logprobs,
+    @classmethod
+    def joined(cls, pieces: "Sequence[Delta]") -> "Delta":
+        """Pieces that follow each other as one; an empty one for none."""
+        return cls(
+            "".join(piece.text for piece in pieces),
+            tuple(chain.from_iterable(piece.tokens for piece in pieces)),
+            pieces[0].position if pieces else 0,
+            "".join(piece.thinking for piece in pieces),
+            tuple(chain.from_iterable(piece.tool_calls for piece in pieces)),
+            tuple(chain.from_iterable(piece.logprobs for piece in pieces)),
         )
 
 

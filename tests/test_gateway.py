@@ -60,9 +60,27 @@ def test_chunked_bodies_are_read(tiny: Server) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "/api/tags", "/api/version"])
+@pytest.mark.parametrize("host", ["localhost", "example.com"])
+def test_a_body_in_many_pieces_that_nobody_wants(tiny: Server, path: str, host: str) -> None:
+    chunks = b"".join(b"1\r\nx\r\n" for _ in range(100)) + b"0\r\n\r\n"
+    connection = http.client.HTTPConnection(tiny.host, tiny.port, timeout=10)
+    for _ in range(2):
+        connection.putrequest("POST", path, skip_host=True)
+        connection.putheader("host", host)
+        connection.putheader("transfer-encoding", "chunked")
+        connection.endheaders()
+        connection.send(chunks)
+        answer = connection.getresponse()
+        assert answer.status in (403, 404, 405)
+        answer.read()
+    connection.close()
+
+
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
+        ({"options": {"stop": ["x"] * 257}}, 400, 'option "stop" has more than 256 strings'),
         ({"format": {"type": "foo"}}, 400, "invalid format: Invalid type: foo"),
         ({"format": 5}, 500, 'invalid format: "5"; expected "json" or a valid JSON Schema object'),
         ({"images": ["aGk="]}, 400, "this model does not support image input"),

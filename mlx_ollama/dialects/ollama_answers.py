@@ -2,8 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 from typing import Any
 
 from mlx_ollama import gojson, gotime
@@ -33,7 +31,7 @@ class Encoder(ABC):
         last = events[-1]
         if not isinstance(last, Done):
             return self.encode(last)
-        whole = reduce(add, (event for event in events if isinstance(event, Delta)), Delta(""))
+        whole = Delta.joined([event for event in events if isinstance(event, Delta)])
         return self._framed(gojson.dumps(self._end(whole, last))[1:])
 
     def _framed(self, rest: bytes) -> bytes:

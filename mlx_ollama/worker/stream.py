@@ -110,4 +110,4 @@ class Stream:
         self._sent_tokens = len(self.answer)
         self._logprobs.clear()
         delta = Delta(parsed.text, tokens, start, parsed.thinking, parsed.calls, logprobs)
-        self.ready = delta if self.ready is None else self.ready + delta
+        self.ready = delta if self.ready is None else Delta.joined((self.ready, delta))
