@@ -40,6 +40,7 @@ class Sampling:
     top_k: int
     top_p: float
     min_p: float
+    typical_p: float
     repeat_last_n: int
     repeat_penalty: float
     presence_penalty: float

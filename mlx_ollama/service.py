@@ -334,6 +334,7 @@ def _sampling(call: Generation, options: Options) -> Sampling:
         top_k=options.top_k,
         top_p=options.top_p,
         min_p=options.min_p,
+        typical_p=options.typical_p,
         repeat_last_n=options.repeat_last_n,
         repeat_penalty=options.repeat_penalty,
         presence_penalty=options.presence_penalty,

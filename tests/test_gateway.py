@@ -102,6 +102,26 @@ def test_what_cannot_be_done_is_refused_by_name(
     assert (refused.status_code, refused.json()) == (status, {"error": message})
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_options_without_effect_are_named(tiny: Server, stream: bool) -> None:
+    options = {"num_predict": 1, "num_gpu": 99, "mirostat": 1, "sch\u00f6n\r\n": 1, "num_thread": None}
+    answer = tiny.post("/api/generate", {"model": "tiny", "prompt": "x", "stream": stream, "options": options})
+    assert answer.status_code == 200
+    assert answer.headers["x-mlx-ollama-ignored"] == "num_gpu, mirostat, sch\\xf6n\\r\\n"
+    options = {"num_predict": 1, "temperature": 1}
+    answer = tiny.post("/api/generate", {"model": "tiny", "prompt": "x", "stream": stream, "options": options})
+    assert "x-mlx-ollama-ignored" not in answer.headers
+
+
+def test_strict_refuses_options_without_effect(tiny_home: Path) -> None:
+    with serving(tiny_home, env={"MLX_API_STRICT": "1"}) as server:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "options": {"num_predict": 1}}
+        assert server.post("/api/chat", body).status_code == 200
+        refused = server.post("/api/chat", {**body, "options": {"num_gpu": 1, "nope": 2}})
+        message = 'options without effect on this server (MLX_API_STRICT): "num_gpu", "nope"'
+        assert (refused.status_code, refused.json()) == (400, {"error": message})
+
+
 def test_nulls_and_empty_values_are_unset(tiny: Server) -> None:
     body = {"model": "tiny", "prompt": "ra", "stream": False, "options": {"num_predict": 1, "stop": None}}
     unset: dict[str, object] = {

@@ -35,7 +35,7 @@ PROMPT = Prompt(
     tools=({"type": "function"},),
     prefix=(1, 2),
 )
-SAMPLING = Sampling(7, 0.8, 40, 0.9, 0.0, 64, 1.0, 0.0, 0.0, ("\n",), 0)
+SAMPLING = Sampling(7, 0.8, 40, 0.9, 0.0, 1.0, 64, 1.0, 0.0, 0.0, ("\n",), 0)
 FRAMES: list[Frame] = [
     Submit(1, PROMPT, SAMPLING, True),
     Render(2, PROMPT),

@@ -21,6 +21,7 @@ GREEDY: dict[str, Any] = {
     "top_k": 40,
     "top_p": 0.9,
     "min_p": 0.0,
+    "typical_p": 1.0,
     "repeat_last_n": 64,
     "repeat_penalty": 1.0,
     "presence_penalty": 0.0,
