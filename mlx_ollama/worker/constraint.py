@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 from llguidance import LLMatcher
 
+from mlx_ollama.worker.sampling import Sampler
 from mlx_ollama.worker.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -31,17 +32,23 @@ class Constraint:
         self._forced = tokenizer.encode_plain(opening) if gate else []
         self._gate = gate.encode()
         self._thoughts = b""
-        self._begun = False
+        self._sampled: mx.array | None = None
+
+    def watching(self, sampler: Sampler) -> Sampler:
+        """The sampler, observed: the array that it gives is at hand sooner than the history that holds it."""
+
+        def sample(logprobs: mx.array) -> mx.array:
+            self._sampled = sampler(logprobs)
+            return self._sampled
+
+        return sample
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         if self.failure:
             return logits
-        # The model runs while the mask is worked out: only the sampling has to wait for both.
-        mx.async_eval(logits)  # type: ignore[no-untyped-call]
         try:
-            if self._begun:
-                self._take(int(np.array(tokens[-1])))
-            self._begun = True
+            if self._sampled is not None:
+                self._take(int(np.array(self._sampled)[0]))
             return self._masked(logits)
         # A fault in here belongs to this stream alone.
         except Exception as error:
@@ -78,10 +85,11 @@ class Constraint:
             return mx.put_along_axis(logits, self._ends[None], mx.array(-mx.inf, logits.dtype), axis=-1)
         allowed = np.frombuffer(self._matcher.compute_logit_bias(), dtype=np.uint8)
         self._check()
-        # A head may be wider than the vocabulary.
         size = logits.shape[-1]
-        allowed = np.pad(allowed[:size], (0, max(0, size - len(allowed))))
-        return mx.where(mx.array(allowed) > 0, logits, mx.array(-mx.inf, logits.dtype))
+        if len(allowed) < size:
+            # A head may be wider than the vocabulary.
+            allowed = np.concatenate((allowed, np.zeros(size - len(allowed), np.uint8)))
+        return mx.where(mx.array(allowed[:size]), logits, mx.array(-mx.inf, logits.dtype))
 
     def _check(self) -> None:
         if self._matcher.is_error():

@@ -62,6 +62,7 @@ class Stream:
             opening, gate = self.parser.opening, self.parser.gate
             self.constraint = Constraint(self.grammar.result(), tokenizer, end_tokens, opening=opening, gate=gate)
             self.processors.append(self.constraint)
+            self.sampler = self.constraint.watching(self.sampler)
 
     def add(self, token: int, data: bytes, *, is_end: bool, is_last: bool) -> EndReason | None:
         """Take the next token and its bytes; say why the answer ends, if it does.

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from tests.bench.contenders import NAMES, Job, contenders
+from tests.bench.contenders import NAMES, Contender, Job, contenders
 from tests.support.server import run_cli
 from tests.support.tiny import widened, write_tiny_model
 
 STREAMS = (1, 4, 8, 16)
+SAMPLINGS = ("greedy", "default", "schema")
+HELD = ("schema", "free")
 Rates: TypeAlias = dict[tuple[str, int, str], list[float]]
 """Tokens per second of every round, by sampling, streams and contender."""
 
@@ -36,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--models", nargs="+", default=["two-layer", "demo"], choices=["two-layer", "demo"])
-    parser.add_argument("--sampling", nargs="+", default=["greedy", "default"], choices=["greedy", "default"])
+    parser.add_argument("--sampling", nargs="+", default=list(SAMPLINGS), choices=SAMPLINGS)
     parser.add_argument("--streams", nargs="+", type=int, default=list(STREAMS))
     arguments = parser.parse_args()
     print(f"{_machine()}; {arguments.rounds} interleaved rounds, medians; tokens/s, all answers together")
@@ -47,7 +49,12 @@ def main() -> None:
             for round_ in range(arguments.rounds):
                 _run_round(subject, round_, arguments.sampling, arguments.streams, rates)
             for sampling in arguments.sampling:
-                _print(f"{model}, {sampling} sampling", sampling, arguments.streams, rates)
+                if sampling == "schema":
+                    _print(f"{model}, greedy: held to a schema, and free", "schema", arguments.streams, rates, HELD)
+                else:
+                    _print(f"{model}, {sampling} sampling", sampling, arguments.streams, rates, NAMES)
+            if {"greedy", "default"} <= set(arguments.sampling):
+                _print_default_beside_greedy(model, arguments.streams, rates)
 
 
 def _prepare(model: str, folder: Path) -> Subject:
@@ -74,25 +81,45 @@ def _run_round(subject: Subject, round_: int, samplings: Sequence[str], streams:
     generator = random.Random(round_)
     with contenders(subject.directory, subject.home, subject.name) as rivals:
         for rival in rivals:
-            rival.run(Job(_prompts(generator, 2), 8, default=False))
+            rival.run(Job(_prompts(generator, 2), 8))
+        turn = round_ % len(rivals)
         for sampling in samplings:
             for count in streams:
-                turn = round_ % len(rivals)
+                if sampling == "schema":
+                    _run_schema(rivals[0], generator, count, subject, rates)
+                    continue
                 for rival in [*rivals[turn:], *rivals[:turn]]:
                     job = Job(_prompts(generator, count), subject.tokens, default=sampling == "default")
                     rates[sampling, count, rival.name].append(rival.run(job).rate)
+
+
+def _run_schema(ours: Contender, generator: random.Random, count: int, subject: Subject, rates: Rates) -> None:
+    """The same prompts free and held to a schema, in either order."""
+    prompts = _prompts(generator, count)
+    for schema in generator.sample([False, True], k=2):
+        result = ours.run(Job(prompts, subject.tokens, schema=schema))
+        rates["schema", count, "schema" if schema else "free"].append(result.rate)
 
 
 def _prompts(generator: random.Random, count: int) -> list[str]:
     return [" ".join(generator.choices(WORDS, k=16)) for _ in range(count)]
 
 
-def _print(title: str, sampling: str, streams: Sequence[int], rates: Rates) -> None:
-    ours, *others = NAMES
+def _print_default_beside_greedy(model: str, streams: Sequence[int], rates: Rates) -> None:
+    beside: Rates = {
+        ("", count, sampling): rates[sampling, count, NAMES[0]]
+        for count in streams
+        for sampling in ("default", "greedy")
+    }
+    _print(f"{model}, mlx-ollama: default beside greedy", "", streams, beside, ("default", "greedy"))
+
+
+def _print(title: str, sampling: str, streams: Sequence[int], rates: Rates, names: Sequence[str]) -> None:
+    ours, *others = names
     print(f"\n{title}")
-    print("streams".rjust(8), *[name.rjust(14) for name in NAMES], *[f"/ {name}".rjust(16) for name in others])
+    print("streams".rjust(8), *[name.rjust(14) for name in names], *[f"/ {name}".rjust(16) for name in others])
     for count in streams:
-        medians = [statistics.median(rates[sampling, count, name]) for name in NAMES]
+        medians = [statistics.median(rates[sampling, count, name]) for name in names]
         ratios = [
             statistics.median(
                 mine / theirs

@@ -16,16 +16,34 @@ from tests.support.server import clean_environment, serving, wait_until
 
 OPENBLAS = "libopenblas.so.0"
 LOOK_SECONDS = 0.01
+SCHEMA = {
+    "type": "array",
+    "minItems": 1000,
+    "items": {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 20},
+            "age": {"type": "integer"},
+            "new": {"type": "boolean"},
+        },
+        "required": ["name", "age", "new"],
+    },
+}
 NAMES = ("mlx-ollama", "mlx_lm.server", "bare loop")
 
 
 @dataclass(frozen=True)
 class Job:
-    """Prompts that arrive together; `tokens` is the most that each answer may have. `default` is Ollama's sampling."""
+    """Prompts that arrive together; `tokens` is the most that each answer may have.
+
+    `default` is Ollama's sampling. `schema` holds the answers to one that they cannot satisfy within their tokens; only
+    our server knows it.
+    """
 
     prompts: Sequence[str]
     tokens: int
-    default: bool
+    default: bool = False
+    schema: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,8 @@ class Http:
         if self._path == "/api/generate":
             options: dict[str, Any] = {"num_predict": job.tokens}
             options |= {} if job.default else {"temperature": 0}
-            return {"model": self._model, "prompt": prompt, "raw": True, "options": options}
+            held = {"format": SCHEMA} if job.schema else {}
+            return {"model": self._model, "prompt": prompt, "raw": True, "options": options, **held}
         sampling = {"temperature": 0.8, "top_k": 40, "top_p": 0.9} if job.default else {"temperature": 0}
         usage = {"stream": True, "stream_options": {"include_usage": True}}
         return {"model": self._model, "prompt": prompt, "max_tokens": job.tokens, **sampling, **usage}

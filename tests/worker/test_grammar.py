@@ -151,28 +151,27 @@ def test_thoughts_come_first_and_are_free(ending: Path) -> None:
     tokenizer = machine.tokenizer
     matcher = Grammars(tokenizer, machine.end_tokens).compile('{"type":"integer"}').result()
     held = Constraint(matcher, tokenizer, machine.end_tokens, opening="<t>", gate="</t>")
-    flat = mx.zeros((1, tokenizer.size))
-    end = min(machine.end_tokens)
-    past = [5]
+    flat, end = mx.zeros((1, tokenizer.size)), min(machine.end_tokens)
+    sample = held.watching(lambda given: given)
 
     def allowed() -> set[int]:
-        logits = held(mx.array(past), flat)
+        logits = held(mx.array([5]), flat)
         assert held.failure == ""
         return set(np.flatnonzero(np.isfinite(np.array(logits)[0])).tolist())
 
     for token in tokenizer.encode_plain("<t>"):
         assert allowed() == {token}
-        past.append(token)
+        sample(mx.array([token]))
     for token in tokenizer.encode_plain("I { think </t"):
         free = allowed()
         assert len(free) == tokenizer.size - len(machine.end_tokens)
         assert end not in free
-        past.append(token)
+        sample(mx.array([token]))
     allowed()
-    past.append(tokenizer.encode_plain(">")[0])
+    sample(mx.array([tokenizer.encode_plain(">")[0]]))
     spelled = b"".join(tokenizer.token_bytes(token) for token in allowed())
     assert set(spelled) <= set(b"-0123456789")
-    past.append(tokenizer.encode_plain("7")[0])
+    sample(mx.array([tokenizer.encode_plain("7")[0]]))
     assert end in allowed()
 
 
