@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from mlx_ollama import gojson, gotime
+from mlx_ollama.embeddings import EmbeddingService, embeds
 from mlx_ollama.errors import (
     CloudDisabled,
     InvalidRequest,
@@ -32,6 +33,8 @@ from mlx_ollama.types import (
     Completion,
     Details,
     Done,
+    Embed,
+    Embeddings,
     Event,
     Generation,
     ListedModel,
@@ -65,6 +68,7 @@ class Service:
         self._store = store
         self._pool = pool
         self._default_context = default_context
+        self._embedding = EmbeddingService(self._stored, pool, self._context)
 
     def chat(self, call: Chat) -> Events:
         """Answer a conversation. The checks come first, in the order of wire-spec 4.2.
@@ -103,6 +107,14 @@ class Service:
         self._check_completion(call, model)
         options = Options.merge(model.parameters, call.options)
         return self._generate(call, model, options, self._completion_prompt(call, model) if call.prompt else None)
+
+    async def embed(self, call: Embed) -> Embeddings:
+        """Turn texts into vectors. The checks come first, in the order of wire-spec 6.8 and 6.9.
+
+        Raises:
+            MlxOllamaError: for all that is wrong with the call, or if the worker fails.
+        """
+        return await self._embedding.embed(call)
 
     def list(self) -> Sequence[ListedModel]:
         """Every model of the store, newest first."""
@@ -214,6 +226,8 @@ class Service:
 
     def _capabilities(self, model: StoredModel) -> tuple[str, ...]:
         """What the model can do here, not what its template could ask for."""
+        if embeds(model):
+            return ("embedding",)
         return ("completion", "insert") if "suffix" in _variables(model.template) else ("completion",)
 
     def _unload(self, model: StoredModel) -> Events:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from mlx_ollama.errors import MlxOllamaError, PromptTooLong, TemplateFailed
 from mlx_ollama.protocol import (
     Cancel,
+    Embed,
     Failed,
     Failure,
     Finished,
@@ -136,6 +137,8 @@ class Engine:
                 self._answer_or_fail(frame.id, lambda: self._render(frame, out), out)
             case Cancel():
                 self._cancel(frame.id)
+            case Embed():
+                out.append(Failed(frame.id, "failed", "this model generates text, it has no embeddings"))
             case _:
                 logger.error("a worker got a frame that only workers send: %s", type(frame).__name__)
 
