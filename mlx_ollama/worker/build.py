@@ -54,7 +54,7 @@ def _build_embedder(
     loaded = load_embedder(directory, embedder, device)
     limit_wired_memory(device, loaded.weight_bytes)
     ready = Ready(device.kind, loaded.weight_bytes, device.memory, loaded.longest)
-    return ready, EmbedEngine(loaded, send, slice_seconds=slice_seconds)
+    return ready, EmbedEngine(loaded, send, device=device.kind, slice_seconds=slice_seconds)
 
 
 def _embedder(directory: Path) -> Embedder | None:

@@ -8,6 +8,7 @@ import mlx.core as mx
 from mlx import nn
 
 from mlx_ollama.errors import LoadFailed
+from mlx_ollama.worker import cpu_math
 
 _ACTIVATIONS: Mapping[str, Callable[[mx.array], mx.array]] = {
     "gelu": nn.gelu,
@@ -82,7 +83,9 @@ class Layer(nn.Module):  # type: ignore[misc]  # mlx has no types here
         self.widen, self.narrow = nn.Linear(hidden, wide), nn.Linear(wide, hidden)
         self.norm = nn.LayerNorm(hidden, eps=epsilon)
         self._heads = shape.heads
-        self._activation = _ACTIVATIONS[shape.activation]
+        on_cpu = mx.default_device() == mx.Device(mx.cpu)
+        self._activation = cpu_math.gelu if on_cpu and shape.activation == "gelu" else _ACTIVATIONS[shape.activation]
+        self._attention = cpu_math.attention if on_cpu else mx.fast.scaled_dot_product_attention
 
     def __call__(self, hidden: mx.array, mask: mx.array | None) -> mx.array:
         """`hidden` is (texts, tokens, width); `mask` broadcasts to (texts, heads, tokens, tokens)."""
@@ -98,7 +101,7 @@ class Layer(nn.Module):  # type: ignore[misc]  # mlx has no types here
 
         queries, keys, values = (by_head(part(hidden)) for part in (self.query, self.key, self.value))
         scale = (width // self._heads) ** -0.5
-        mixed = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+        mixed = self._attention(queries, keys, values, scale=scale, mask=mask)
         return mixed.transpose(0, 2, 1, 3).reshape(texts, tokens, width)
 
 

@@ -12,6 +12,8 @@ from mlx_ollama.errors import InvalidRequest, LoadFailed
 TOO_LONG = "the input length exceeds the context length"
 NO_ROOM = "input after truncation exceeds maximum context length"
 
+_OLDER_FILES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+
 
 class TextTokenizer:
     """Wraps a tokenizer of the `tokenizers` library.
@@ -78,19 +80,25 @@ class TextTokenizer:
 
 def _backend(directory: Path) -> Tokenizer:
     file = directory / "tokenizer.json"
+    older = any((directory / name).is_file() for name in _OLDER_FILES)
+    if not file.is_file() and not older:
+        # transformers would make up a tokenizer that knows no word.
+        raise LoadFailed(f"{directory} has no tokenizer.json")
     try:
-        if file.is_file():
-            return Tokenizer.from_file(str(file))
-        # Older files (vocab.txt, sentencepiece) are for transformers to understand, which takes a second to import.
-        from mlx_lm.utils import load_tokenizer  # noqa: PLC0415 - see above
-
-        loaded = load_tokenizer(directory, {"trust_remote_code": False, "local_files_only": True})
-        backend = loaded.backend_tokenizer
+        backend = Tokenizer.from_file(str(file)) if file.is_file() else _by_transformers(directory)
     except Exception as error:  # neither library promises a type
         raise LoadFailed(f"the tokenizer in {directory} cannot be loaded: {error}") from error
     if not isinstance(backend, Tokenizer):
         raise LoadFailed(f"the tokenizer in {directory} is of a kind that is not supported for embeddings")
     return backend
+
+
+def _by_transformers(directory: Path) -> Any:
+    """A tokenizer from older files, which take a second of imports to understand."""
+    from mlx_lm.utils import load_tokenizer  # noqa: PLC0415 - see above
+
+    wrapper = load_tokenizer(directory, {"trust_remote_code": False, "local_files_only": True})
+    return wrapper.backend_tokenizer
 
 
 def _settings(directory: Path) -> dict[str, Any]:
