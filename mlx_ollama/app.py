@@ -16,6 +16,7 @@ from mlx_ollama.policies.decode import Decode
 from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.drain import Drain, InFlight
 from mlx_ollama.policies.errors import Errors
+from mlx_ollama.policies.ignored import IgnoredOptions
 from mlx_ollama.policies.origin import Origin
 from mlx_ollama.pool import Pool
 from mlx_ollama.routes import NotFound, resources, routes
@@ -58,6 +59,7 @@ def create_gateway(settings: Settings) -> Gateway:
         Middleware(Origin, origins=settings.origins, bind_host=settings.host, allow_of=allow_of),
         Middleware(Errors),
         Middleware(Decode, decoders=decoders, max_body=settings.max_body, timeout=settings.body_timeout),
+        Middleware(IgnoredOptions, strict=settings.strict),
         Middleware(Drain, in_flight=in_flight),
         Middleware(CancelOnDisconnect),
     ]

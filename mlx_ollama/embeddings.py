@@ -11,7 +11,7 @@ from mlx_ollama.errors import (
     ModelNotFound,
     NoEmbeddings,
 )
-from mlx_ollama.models.directory import NotAModel, inspect
+from mlx_ollama.models.describe import embeds
 from mlx_ollama.models.names import Reference, Source
 from mlx_ollama.models.store import StoredModel
 from mlx_ollama.options import Options
@@ -20,14 +20,6 @@ from mlx_ollama.types import Embed, Embeddings, Usage
 
 Find = Callable[[Reference], StoredModel | None]
 ContextOf = Callable[[Options, Lease, StoredModel], int]
-
-
-def embeds(model: StoredModel) -> bool:
-    """Whether a model has the capability `embedding`; one whose directory cannot be read has not."""
-    try:
-        return inspect(model.directory).embedder is not None
-    except NotAModel:
-        return False
 
 
 class EmbeddingService:

@@ -39,7 +39,7 @@ SOCKET_BUFFER_BYTES = 1 << 20
 """macOS gives a socketpair 8 KiB, less than one long prompt."""
 
 LARGEST_BACKLOG = 1024
-"""Events that wait for a slow reader; further text is joined to the last of them, so none is lost."""
+"""Events that wait for a slow reader; twice as many are joined to half as many, so none is lost."""
 
 TERMINATE_SECONDS = 5.0
 
@@ -53,11 +53,13 @@ class Mailbox:
 
     def put(self, event: Event | Vectors | Exception) -> None:
         """Add an event; never waits."""
-        last = self._events[-1] if len(self._events) >= LARGEST_BACKLOG else None
-        if isinstance(last, Delta) and isinstance(event, Delta):
-            self._events[-1] = Delta(last.text + event.text, last.tokens + event.tokens, last.position)
-        else:
-            self._events.append(event)
+        self._events.append(event)
+        if isinstance(event, Delta) and len(self._events) >= 2 * LARGEST_BACKLOG:
+            recent = self._events[LARGEST_BACKLOG:]
+            pieces = [piece for piece in recent if isinstance(piece, Delta)]
+            # Whatever is no piece is the end of the answer, and comes last.
+            rest = [other for other in recent if not isinstance(other, Delta)]
+            self._events[LARGEST_BACKLOG:] = [Delta.joined(pieces), *rest]
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -81,6 +83,7 @@ class WorkerLink(asyncio.Protocol):
         self._decoder = Decoder()
         self._mailboxes: dict[int, Mailbox] = {}
         self._ids = itertools.count(1)
+        self._is_lost = False
         self._reaper: asyncio.Task[None] | None = None
 
     @classmethod
@@ -109,7 +112,8 @@ class WorkerLink(asyncio.Protocol):
 
     @property
     def alive(self) -> bool:
-        return not self.died.is_set()
+        """Whether requests can be sent; false from the moment in which the socket closes."""
+        return not self._is_lost and not self.died.is_set()
 
     async def loaded(self, within: float) -> Ready:
         """Wait until the model is loaded, for `within` seconds at most.
@@ -123,15 +127,17 @@ class WorkerLink(asyncio.Protocol):
             await self.stop()
             raise LoadFailed(f"loading the model took longer than {within:g} s (MLX_API_LOAD_TIMEOUT)") from None
 
-    def generate(self, prompt: Prompt, sampling: Sampling, *, want_context: bool) -> AsyncGenerator[Event, None]:
+    def generate(
+        self, prompt: Prompt, sampling: Sampling, *, want_context: bool, grammar: str = ""
+    ) -> AsyncGenerator[Event, None]:
         """The events of one answer, the last one `Done`. Closing the generator early cancels the generation.
 
         Raises:
-            WorkerError, PromptTooLong, TemplateFailed: as the worker says, or because it died.
+            WorkerError, InvalidRequest, TemplateFailed: as the worker says, or because it died.
         """
         request = next(self._ids)
         # Vectors answer nothing but `Embed`.
-        answer = self._conversation(request, Submit(request, prompt, sampling, want_context))
+        answer = self._conversation(request, Submit(request, prompt, sampling, want_context, grammar))
         return cast("AsyncGenerator[Event, None]", answer)
 
     async def render(self, prompt: Prompt) -> Rendered:
@@ -195,6 +201,7 @@ class WorkerLink(asyncio.Protocol):
                 self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost = True
         self._reaper = asyncio.get_running_loop().create_task(self._reap())
 
     async def _conversation(
@@ -229,8 +236,8 @@ class WorkerLink(asyncio.Protocol):
     def _dispatch(self, frame: Frame) -> None:
         match frame:
             case Step(deltas):
-                for request, text, tokens, position in deltas:
-                    self._deliver(request, Delta(text, tokens, position))
+                for request, delta in deltas:
+                    self._deliver(request, delta)
             case Finished():
                 usage = Usage(frame.prompt_tokens, frame.prompt_ns, frame.eval_tokens, frame.eval_ns)
                 self._deliver(frame.id, Done(frame.reason, usage, frame.context))
@@ -254,11 +261,11 @@ class WorkerLink(asyncio.Protocol):
 
     async def _reap(self) -> None:
         """The socket is closed: learn how the process ended, and tell everyone who waits."""
-        status: int | None
         try:
             status = await asyncio.wait_for(self.process.wait(), TERMINATE_SECONDS)
         except TimeoutError:
-            self.process.kill()
+            with suppress(ProcessLookupError):
+                self.process.kill()
             status = await self.process.wait()
         self.died.set()
         if not self._ready.done():
@@ -286,7 +293,7 @@ def _obituary(status: int | None) -> str:
     if status is None:
         return "the model worker is gone"
     if status < 0:
-        name = signal.Signals(-status).name
+        name = next((known.name for known in signal.Signals if known == -status), f"signal {-status}")
         hint = ", perhaps for want of memory" if name in ("SIGKILL", "SIGABRT") else ""
         return f"the model worker has unexpectedly stopped ({name}{hint}); the next request starts a new one"
     return f"the model worker has unexpectedly stopped (exit status {status}); the next request starts a new one"

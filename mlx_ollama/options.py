@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -41,7 +41,7 @@ KINDS: Mapping[str, Kind] = {
     "frequency_penalty": Kind.FLOAT,
 }
 """Every option that the reference knows. Those without a field in `Options` tune an engine that is not ours: they are
-checked, and then have nothing to act on."""
+checked, and then have nothing to act on (`without_effect`)."""
 
 
 _LARGEST = (1 << 63) - 1
@@ -64,11 +64,11 @@ class Options:
     top_k: int = 40
     top_p: float = 0.9
     min_p: float = 0.0
+    typical_p: float = 1.0
     repeat_last_n: int = 64
     repeat_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    unknown: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def merge(cls, *layers: Mapping[str, Any]) -> "Options":
@@ -78,15 +78,17 @@ class Options:
             InvalidOption: for a value of the wrong type, in the reference's words.
         """
         merged: dict[str, Any] = {}
-        unknown: list[str] = []
         for name, value in _entries(layers):
-            if name not in KINDS:
-                unknown.append(name)
-            elif value is not None:
+            if name in KINDS and value is not None:
                 checked = _checked(name, value)
                 if name in cls.__dataclass_fields__:
                     merged[name] = checked
-        return cls(**merged, unknown=tuple(dict.fromkeys(unknown)))
+        return cls(**merged)
+
+
+def without_effect(options: Mapping[str, Any]) -> list[str]:
+    """The names in a request's options that this server accepts, as the reference does, and cannot honour."""
+    return [name for name, value in options.items() if name not in Options.__dataclass_fields__ and value is not None]
 
 
 def _entries(layers: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, Any]]:

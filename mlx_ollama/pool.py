@@ -63,6 +63,7 @@ class Pool:
         self._residents: dict[str, Resident] = {}
         self._chores: set[asyncio.Task[None]] = set()
         self._stopping: dict[str, asyncio.Task[None]] = {}
+        self._refusal: MlxOllamaError | None = None
 
     @asynccontextmanager
     async def lease(self, model: StoredModel, keep_alive: float | None) -> AsyncIterator[Lease]:
@@ -72,7 +73,10 @@ class Pool:
 
         Raises:
             LoadFailed: if the model cannot be loaded.
+            MlxOllamaError: what `fail_all` was given, from then on.
         """
+        if self._refusal is not None:
+            raise self._refusal
         resident = self._resident(model)
         self._acquire(resident, keep_alive)
         try:
@@ -95,9 +99,12 @@ class Pool:
         return sorted(loaded, key=lambda resident: resident.expires_in(now), reverse=True)
 
     def fail_all(self, error: MlxOllamaError) -> None:
-        """Give up every request that is under way."""
-        for resident in self._residents.values():
-            if resident.link is not None:
+        """Give up every request that is under way, those that wait for a load too, and take no more."""
+        self._refusal = error
+        for resident in list(self._residents.values()):
+            if resident.ready is None:
+                self._unload(resident)
+            elif resident.link is not None:
                 resident.link.fail(error)
 
     async def close(self) -> None:
@@ -111,6 +118,9 @@ class Pool:
         found = self._residents.get(model.weights_digest)
         if found is not None and (found.link is None or found.link.alive):
             return found
+        if found is not None and found.link is not None:
+            # Its socket is closed, but its process may still hold the weights.
+            self._stop(found, found.link)
         resident = Resident(model, self._keep_alive)
         self._residents[model.weights_digest] = resident
         resident.loading = asyncio.create_task(self._load(resident))
@@ -129,6 +139,8 @@ class Pool:
             resident.ready = await resident.link.loaded(self._load_timeout)
         except Exception as error:
             self._forget(resident)
+            if resident.link is not None:
+                self._stop(resident, resident.link)
             logger.warning("%s cannot be loaded: %s", resident.model.name.display, error)
             if isinstance(error, OSError):
                 raise LoadFailed(f"no worker can be started: {error}") from error
@@ -140,8 +152,13 @@ class Pool:
     async def _loaded(self, resident: Resident) -> tuple[WorkerLink, Ready]:
         if resident.loading is None:
             raise LoadFailed("the model is being unloaded")
-        # Others may wait for the same load: a caller who leaves must not end it.
-        ready = await asyncio.shield(resident.loading)
+        try:
+            # Others may wait for the same load: a caller who leaves must not end it.
+            ready = await asyncio.shield(resident.loading)
+        except asyncio.CancelledError:
+            if resident.loading.cancelled():
+                raise self._refusal or LoadFailed("the model is being unloaded") from None
+            raise
         if resident.link is None:
             raise LoadFailed("the model worker is gone")
         return resident.link, ready
@@ -178,9 +195,17 @@ class Pool:
             resident.loading.cancel()
         if resident.link is not None:
             logger.info("%s unloaded", resident.model.name.display)
-            key = resident.model.weights_digest
-            stopping = self._stopping[key] = asyncio.create_task(resident.link.stop())
-            stopping.add_done_callback(lambda _: self._stopping.pop(key, None))
+            self._stop(resident, resident.link)
+
+    def _stop(self, resident: Resident, link: WorkerLink) -> None:
+        """End a worker; whoever loads the same weights next waits until they are free."""
+        key = resident.model.weights_digest
+        stopping = self._stopping[key] = asyncio.create_task(link.stop())
+        stopping.add_done_callback(lambda _: self._stopped(key, stopping))
+
+    def _stopped(self, key: str, stopping: "asyncio.Task[None]") -> None:
+        if self._stopping.get(key) is stopping:
+            del self._stopping[key]
 
     def _forget(self, resident: Resident) -> None:
         key = resident.model.weights_digest

@@ -7,16 +7,19 @@ order. One `Step` carries what a whole decode step produced, for every stream in
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import orjson
 
-from mlx_ollama.types import Message, ToolCall
+from mlx_ollama.types import Delta, Message, TokenLogprob, ToolCall
 
 _LENGTH = struct.Struct("!I")
 MAX_FRAME_BYTES = 1 << 30
 
 PromptStyle = Literal["chat", "fill", "raw"]
+Piece: TypeAlias = tuple[int, Delta]
+"""A part of the answer to a request, by the request's id."""
+
 Failure = Literal["invalid", "too_long", "template", "failed"]
 
 
@@ -28,7 +31,8 @@ class ProtocolError(ValueError):
 class Sampling:
     """How tokens are chosen. `seed` is settled by the gateway, so that a stream can be continued elsewhere.
 
-    `limit` is the most tokens to sample, 0 for as many as the context holds.
+    `limit` is the most tokens to sample, 0 for as many as the context holds. `logprobs` asks for the likelihood of each
+    token and of as many of the likeliest in its place; None for none of that.
     """
 
     seed: int
@@ -36,12 +40,14 @@ class Sampling:
     top_k: int
     top_p: float
     min_p: float
+    typical_p: float
     repeat_last_n: int
     repeat_penalty: float
     presence_penalty: float
     frequency_penalty: float
     stop: tuple[str, ...]
     limit: int
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,16 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Submit:
-    """Gateway to worker: generate. `want_context` asks for the token ids of prompt and answer at the end."""
+    """Gateway to worker: generate. `want_context` asks for the token ids of prompt and answer at the end.
+
+    `grammar` is the JSON schema, as text, to which the answer is held; empty for none.
+    """
 
     id: int
     prompt: Prompt
     sampling: Sampling
     want_context: bool
+    grammar: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,9 +139,9 @@ class Unloadable:
 
 @dataclass(frozen=True)
 class Step:
-    """Worker to gateway: what one step produced, as (id, text, token ids, position of the first token)."""
+    """Worker to gateway: what one step produced."""
 
-    deltas: tuple[tuple[int, str, tuple[int, ...], int], ...]
+    deltas: tuple[Piece, ...]
 
 
 @dataclass(frozen=True)
@@ -201,7 +211,7 @@ def encode(frame: Frame) -> bytes:
     kind = type(frame)
     # `default`: numbers in tool arguments may be floats that remember their spelling.
     try:
-        body = orjson.dumps([_TAGS[kind], *[getattr(frame, name) for name in _NAMES[kind]]], default=float)
+        body = orjson.dumps([_TAGS[kind], *_values(frame)], default=float)
     except TypeError as error:
         raise ProtocolError(str(error)) from error
     return _LENGTH.pack(len(body)) + body
@@ -232,6 +242,20 @@ class Decoder:
             yield _decode(body)
 
 
+def _values(frame: Frame) -> list[Any]:
+    if isinstance(frame, Step):
+        return [[_delta_values(request, delta) for request, delta in frame.deltas]]
+    return [getattr(frame, name) for name in _NAMES[type(frame)]]
+
+
+def _delta_values(request: int, delta: Delta) -> list[Any]:
+    """Plain text is by far the most frequent, so it is short."""
+    plain = [request, delta.text, delta.tokens, delta.position]
+    if not (delta.thinking or delta.tool_calls or delta.logprobs):
+        return plain
+    return [*plain, delta.thinking, delta.tool_calls, delta.logprobs]
+
+
 def _decode(body: bytes) -> Frame:
     try:
         tag, *values = orjson.loads(body)
@@ -241,9 +265,9 @@ def _decode(body: bytes) -> Frame:
     return frame
 
 
-def _submit(request: int, prompt: dict[str, Any], sampling: dict[str, Any], want_context: bool) -> Submit:
+def _submit(request: int, prompt: dict[str, Any], sampling: dict[str, Any], want_context: bool, grammar: str) -> Submit:
     sampling["stop"] = tuple(sampling["stop"])
-    return Submit(request, _prompt(prompt), Sampling(**sampling), want_context)
+    return Submit(request, _prompt(prompt), Sampling(**sampling), want_context, grammar)
 
 
 def _render(request: int, prompt: dict[str, Any]) -> Render:
@@ -263,8 +287,21 @@ def _message(members: dict[str, Any]) -> Message:
     return Message(**members)
 
 
-def _step(deltas: list[Any]) -> Step:
-    return Step(tuple((request, text, tuple(tokens), position) for request, text, tokens, position in deltas))
+def _step(deltas: list[list[Any]]) -> Step:
+    return Step(tuple(_piece(*values) for values in deltas))
+
+
+def _piece(request: int, text: str, tokens: list[int], position: int, *rest: Any) -> Piece:
+    if not rest:
+        return request, Delta(text, tuple(tokens), position)
+    thinking, calls, logprobs = rest
+    tool_calls = tuple(ToolCall(**call) for call in calls)
+    return request, Delta(text, tuple(tokens), position, thinking, tool_calls, tuple(map(_logprob, logprobs)))
+
+
+def _logprob(members: dict[str, Any]) -> TokenLogprob:
+    top = tuple(_logprob(other) for other in members["top"])
+    return TokenLogprob(members["token"], members["logprob"], tuple(members["bytes"]), top)
 
 
 def _finished(*values: Any) -> Finished:

@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from mlx_ollama.dialects import ollama, ollama_embed
+from mlx_ollama.dialects.ollama_answers import ChatEncoder, Encoder, GenerateEncoder
 from mlx_ollama.errors import MlxOllamaError
 from mlx_ollama.service import Events, Service
 from mlx_ollama.types import Chat, Completion, Done, Embed, Rendered
@@ -75,7 +76,7 @@ class EventStream(Response):
     later becomes the last line (wire-spec 2.4).
     """
 
-    def __init__(self, events: Events, encoder: ollama.Encoder) -> None:
+    def __init__(self, events: Events, encoder: Encoder) -> None:
         self._events, self._encoder = events, encoder
         self.background = None
 
@@ -103,7 +104,8 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b""})
 
     async def _line(self, send: Send, line: bytes) -> None:
-        await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
+        if line:
+            await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
 
 
 def resources(service: Service) -> dict[str, Resource]:
@@ -126,11 +128,11 @@ def resources(service: Service) -> dict[str, Resource]:
 
     async def generate(request: Request) -> Response:
         call: Completion = request.state.call
-        return await _answer(call, service.complete(call), ollama.GenerateEncoder(call.model))
+        return await _answer(call, service.complete(call), GenerateEncoder(call.model))
 
     async def chat(request: Request) -> Response:
         call: Chat = request.state.call
-        return await _answer(call, service.chat(call), ollama.ChatEncoder(call.model))
+        return await _answer(call, service.chat(call), ChatEncoder(call.model))
 
     async def embed(request: Request) -> Response:
         call: Embed = request.state.call
@@ -158,7 +160,7 @@ def routes(table: Mapping[str, Resource]) -> list[BaseRoute]:
     return [Route(path, resource) for path, resource in table.items()]
 
 
-async def _answer(call: Chat | Completion, events: Events, encoder: ollama.Encoder) -> Response:
+async def _answer(call: Chat | Completion, events: Events, encoder: Encoder) -> Response:
     if call.stream:
         return EventStream(events, encoder)
     async with aclosing(events):

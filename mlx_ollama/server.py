@@ -81,8 +81,9 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         return
     # A connection that neither reads nor closes must not keep us; its task is cancelled, the workers end all the same.
     server.cancel()
-    with suppress(asyncio.CancelledError, TimeoutError):
-        await asyncio.wait_for(server, LAST_WORDS_SECONDS)
+    await asyncio.wait((server,), timeout=LAST_WORDS_SECONDS)
+    if server.done() and not server.cancelled() and (error := server.exception()):
+        logger.warning("connections that would not close were cut: %s", type(error).__name__)
     await gateway.pool.close()
 
 

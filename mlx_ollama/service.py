@@ -1,7 +1,9 @@
 """The use cases: chat, complete, list, show … No HTTP and no JSON: calls in, events or facts out."""
 
+import itertools
 import json
 import random
+import string
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -10,17 +12,17 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from mlx_ollama import gojson, gotime
-from mlx_ollama.embeddings import EmbeddingService, embeds
+from mlx_ollama.embeddings import EmbeddingService
 from mlx_ollama.errors import (
     CloudDisabled,
     InvalidRequest,
     LoadFailed,
     ModelNotFound,
-    NotBuiltYet,
     Unsupported,
     WorkerError,
 )
 from mlx_ollama.gotemplate import Template, TemplateError
+from mlx_ollama.models.describe import details_of, embeds
 from mlx_ollama.models.directory import NotAModel, inspect, jinja_template
 from mlx_ollama.models.modelfile import DEFAULT_TEMPLATE, modelfile_text, parameters_text
 from mlx_ollama.models.names import Reference, Source
@@ -31,10 +33,8 @@ from mlx_ollama.protocol import Prompt, Sampling
 from mlx_ollama.types import (
     Chat,
     Completion,
-    Details,
+    Delta,
     Done,
-    Embed,
-    Embeddings,
     Event,
     Generation,
     ListedModel,
@@ -42,6 +42,7 @@ from mlx_ollama.types import (
     Message,
     Show,
     ShownModel,
+    ToolCall,
 )
 
 Events: TypeAlias = AsyncGenerator[Event, None]
@@ -51,7 +52,16 @@ SMALL_CONTEXT = 4096
 _CONTEXT_BY_GPU_MEMORY = ((47 << 30, 262_144), (23 << 30, 32_768))
 MOST_TOP_LOGPROBS = 20
 MOST_CONTEXT_TOKENS = 1 << 20
+MOST_STOPS = 256
+"""Each is looked for after every token."""
+
+ANY_OBJECT = '{"type":"object"}'
+"""The schema for which `format: "json"` is short."""
+
 _COPILOT = "GitHubCopilotChat/"
+_ID_ALPHABET = string.ascii_lowercase + string.digits
+_ID_LENGTH = 8
+_random = random.SystemRandom()
 
 
 class ModelMissing(ModelNotFound):
@@ -68,7 +78,7 @@ class Service:
         self._store = store
         self._pool = pool
         self._default_context = default_context
-        self._embedding = EmbeddingService(self._stored, pool, self._context)
+        self.embed = EmbeddingService(self._stored, pool, self._context).embed
 
     def chat(self, call: Chat) -> Events:
         """Answer a conversation. The checks come first, in the order of wire-spec 4.2.
@@ -108,14 +118,6 @@ class Service:
         options = Options.merge(model.parameters, call.options)
         return self._generate(call, model, options, self._completion_prompt(call, model) if call.prompt else None)
 
-    async def embed(self, call: Embed) -> Embeddings:
-        """Turn texts into vectors. The checks come first, in the order of wire-spec 6.8 and 6.9.
-
-        Raises:
-            MlxOllamaError: for all that is wrong with the call, or if the worker fails.
-        """
-        return await self._embedding.embed(call)
-
     def list(self) -> Sequence[ListedModel]:
         """Every model of the store, newest first."""
         return [
@@ -124,7 +126,7 @@ class Service:
                 modified=model.modified,
                 size=model.size,
                 digest=model.digest,
-                details=_details(model),
+                details=details_of(model),
                 capabilities=self._capabilities(model),
             )
             for model in self._store.models()
@@ -139,7 +141,7 @@ class Service:
                 size=resident.ready.weight_bytes,
                 size_vram=resident.ready.weight_bytes if resident.ready.gpu_memory else 0,
                 digest=resident.model.digest,
-                details=_details(resident.model),
+                details=details_of(resident.model),
                 expires=wall + int(resident.expires_in(now) * 1e9),
                 context_length=resident.context_length,
             )
@@ -182,7 +184,7 @@ class Service:
             parameters=parameters_text(model.parameters),
             template=template,
             system=system,
-            details=replace(_details(model), context_length=0, embedding_length=0),
+            details=replace(details_of(model), context_length=0, embedding_length=0),
             messages=model.messages,
             model_info=info,
             tensors=directory.listed_tensors if directory.gguf or call.verbose else [],
@@ -249,12 +251,22 @@ class Service:
             if call.render_only:
                 yield await lease.link.render(prompt)
                 return
-            _check_format(call)
             wants_context = isinstance(call, Completion) and not call.raw
-            sampling = _sampling(options)
-            async with aclosing(lease.link.generate(prompt, sampling, want_context=wants_context)) as events:
+            answer = lease.link.generate(
+                prompt, _sampling(call, options), want_context=wants_context, grammar=_grammar(call)
+            )
+            calls = itertools.count()
+            async with aclosing(answer) as events:
                 async for event in events:
-                    yield _timed(event, entered, loaded) if isinstance(event, Done) else event
+                    match event:
+                        case Done():
+                            yield _timed(event, entered, loaded)
+                        case Delta(tool_calls=(_, *_)):
+                            yield replace(
+                                event, tool_calls=tuple(_named(call, next(calls)) for call in event.tool_calls)
+                            )
+                        case _:
+                            yield event
 
     def _context(self, options: Options, lease: Lease, model: StoredModel) -> int:
         """How many tokens prompt and answer may fill; the model's trained context is the most (wire-spec 3.3)."""
@@ -317,20 +329,29 @@ def _prompt(
     )
 
 
-def _sampling(options: Options) -> Sampling:
+def _sampling(call: Generation, options: Options) -> Sampling:
+    if len(options.stop) > MOST_STOPS:
+        raise InvalidRequest(f'option "stop" has more than {MOST_STOPS} strings')
     return Sampling(
-        seed=options.seed if options.seed >= 0 else random.SystemRandom().getrandbits(32),
+        seed=options.seed if options.seed >= 0 else _random.getrandbits(32),
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
         min_p=options.min_p,
+        typical_p=options.typical_p,
         repeat_last_n=options.repeat_last_n,
         repeat_penalty=options.repeat_penalty,
         presence_penalty=options.presence_penalty,
         frequency_penalty=options.frequency_penalty,
         stop=options.stop,
         limit=max(0, options.num_predict),
+        logprobs=call.top_logprobs if call.logprobs else None,
     )
+
+
+def _named(call: ToolCall, index: int) -> ToolCall:
+    """The call with its place in the answer and an id to refer to (wire-spec 4.4)."""
+    return replace(call, index=index, id="call_" + "".join(_random.choices(_ID_ALPHABET, k=_ID_LENGTH)))
 
 
 def _timed(done: Done, entered: int, loaded: int) -> Done:
@@ -344,19 +365,9 @@ async def _only(event: Event) -> AsyncGenerator[Event, None]:
     yield event
 
 
-def _details(model: StoredModel) -> Details:
-    parent = str(model.config.get("parent_model", ""))
-    try:
-        return replace(inspect(model.directory).details, parent_model=parent)
-    except NotAModel:
-        return Details("", "", (), "", "", parent)
-
-
 def _check_logprobs(call: Generation) -> None:
     if not 0 <= call.top_logprobs <= MOST_TOP_LOGPROBS:
         raise InvalidRequest(f"top_logprobs must be between 0 and {MOST_TOP_LOGPROBS}")
-    if call.logprobs or call.top_logprobs:
-        raise NotBuiltYet("logprobs are not supported by this version")
 
 
 def _check_thinking(call: Generation) -> None:
@@ -369,14 +380,16 @@ def _check_images(images: Sequence[tuple[bytes, ...]]) -> None:
         raise Unsupported("this model does not support image input")
 
 
-def _check_format(call: Generation) -> None:
-    """Only a format that is set and valid needs a grammar; the reference finds the others out this late, too."""
+def _grammar(call: Generation) -> str:
+    """The JSON schema of the answer, empty for none. What is no format is found out this late by the reference, too."""
     if call.format is None or call.format == "":
-        return
-    if call.format != "json" and not isinstance(call.format, dict):
+        return ""
+    if call.format == "json":
+        return ANY_OBJECT
+    if not isinstance(call.format, dict):
         try:
             written = json.dumps(gojson.dumps(call.format).decode(), ensure_ascii=False)
         except (TypeError, RecursionError) as error:
             raise InvalidRequest("exceeded max depth") from error
         raise WorkerError(f'invalid format: {written}; expected "json" or a valid JSON Schema object')
-    raise NotBuiltYet("format is not supported by this version")
+    return gojson.dumps(call.format).decode()

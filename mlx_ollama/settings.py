@@ -55,6 +55,7 @@ class Settings:
     log_level: str = _setting("info", "debug, info, warning or error")
     drain: float = _setting(DRAIN_SECONDS, "how long running answers may go on after SIGTERM or SIGINT")
     max_body: int = _setting(MAX_BODY_BYTES, "largest request body in bytes")
+    strict: bool = _setting(default=False, help_text="refuse options that have no effect here instead of naming them")
     body_timeout: float = _setting(60.0, "how long a request body may stop arriving before it is refused")
     load_timeout: float = _setting(300.0, "how long loading a model may take")
     prefill_slice: float = _setting(0.25, "longest time a prompt is read without letting running answers go on")
@@ -130,6 +131,8 @@ def show(value: Any) -> str:
     """A value as one would write it into the environment."""
     if isinstance(value, tuple):
         return ",".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -173,6 +176,8 @@ def _parse(setting: Field[Any], value: Any, source: str) -> Any:
 
 
 def _as_type_of(default: Any, value: Any) -> Any:
+    if isinstance(default, bool):
+        return _truth(value)
     if isinstance(value, bool):
         raise ValueError("not true or false")  # noqa: TRY004 - one error for every bad value
     if isinstance(default, tuple):
@@ -187,6 +192,14 @@ def _as_type_of(default: Any, value: Any) -> Any:
     if isinstance(default, float):
         return _seconds(value)
     return str(value)
+
+
+def _truth(value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    found = words.get(str(value).lower())
+    if found is None:
+        raise ValueError("neither true nor false")
+    return found
 
 
 def _seconds(value: Any) -> float:

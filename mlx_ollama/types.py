@@ -5,6 +5,7 @@ Dialects turn bytes into calls and events into bytes; everything between speaks 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 DoneReason = Literal["stop", "length", "load", "unload"]
@@ -124,15 +125,44 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Delta:
-    """A piece of text, never cut inside a character, with the ids of the tokens that it consists of.
+class TokenLogprob:
+    """How likely a token was, in natural logarithms, before penalties, grammar and temperature.
 
-    `position` is the index of the first of these tokens in the answer.
+    `bytes` are the token's own, which may be a part of a character; `top` are the likeliest tokens in its place.
+    """
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+    top: "tuple[TokenLogprob, ...]" = ()
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of an answer, never cut inside a character, with the ids of the tokens that it consists of.
+
+    `position` is the index of the first of these tokens in the answer; `text` is what the user reads, `thinking` what
+    the model told itself, `tool_calls` what it wants done. `logprobs` has an entry for each token where asked for.
     """
 
     text: str
     tokens: tuple[int, ...] = ()
     position: int = 0
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    @classmethod
+    def joined(cls, pieces: "Sequence[Delta]") -> "Delta":
+        """Pieces that follow each other as one; an empty one for none."""
+        return cls(
+            "".join(piece.text for piece in pieces),
+            tuple(chain.from_iterable(piece.tokens for piece in pieces)),
+            pieces[0].position if pieces else 0,
+            "".join(piece.thinking for piece in pieces),
+            tuple(chain.from_iterable(piece.tool_calls for piece in pieces)),
+            tuple(chain.from_iterable(piece.logprobs for piece in pieces)),
+        )
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,11 @@ def test_refusals(server: Server, path: str, body: dict[str, Any], status: int, 
     assert (refused.status_code, refused.json()) == (status, {"error": message})
 
 
+def test_options_without_effect_are_named(server: Server) -> None:
+    body = {"model": "Bert", "input": "ba", "options": {"num_ctx": 9, "num_gpu": 1, "tfs_z": 2}}
+    assert server.post("/api/embed", body).headers["x-mlx-ollama-ignored"] == "num_gpu, tfs_z"
+
+
 def test_models_that_generate_have_no_embeddings(server: Server) -> None:
     for path, status in zip(ENDPOINTS, (501, 500), strict=True):
         refused = server.post(path, {"model": "tiny", "input": "a", "prompt": "a"})

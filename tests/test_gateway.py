@@ -60,13 +60,29 @@ def test_chunked_bodies_are_read(tiny: Server) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "/api/tags", "/api/version"])
+@pytest.mark.parametrize("host", ["localhost", "example.com"])
+def test_a_body_in_many_pieces_that_nobody_wants(tiny: Server, path: str, host: str) -> None:
+    chunks = b"".join(b"1\r\nx\r\n" for _ in range(100)) + b"0\r\n\r\n"
+    connection = http.client.HTTPConnection(tiny.host, tiny.port, timeout=10)
+    for _ in range(2):
+        connection.putrequest("POST", path, skip_host=True)
+        connection.putheader("host", host)
+        connection.putheader("transfer-encoding", "chunked")
+        connection.endheaders()
+        connection.send(chunks)
+        answer = connection.getresponse()
+        assert answer.status in (403, 404, 405)
+        answer.read()
+    connection.close()
+
+
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ({"format": "json"}, 501, "format is not supported by this version"),
-        ({"format": {"type": "object"}}, 501, "format is not supported by this version"),
+        ({"options": {"stop": ["x"] * 257}}, 400, 'option "stop" has more than 256 strings'),
+        ({"format": {"type": "foo"}}, 400, "invalid format: Invalid type: foo"),
         ({"format": 5}, 500, 'invalid format: "5"; expected "json" or a valid JSON Schema object'),
-        ({"logprobs": True}, 501, "logprobs are not supported by this version"),
         ({"images": ["aGk="]}, 400, "this model does not support image input"),
         ({"raw": True, "system": "x"}, 400, "raw mode does not support template, system, or context"),
         ({"suffix": "x"}, 400, "registry.ollama.ai/library/tiny:latest does not support insert"),
@@ -84,6 +100,26 @@ def test_what_cannot_be_done_is_refused_by_name(
 ) -> None:
     refused = tiny.post("/api/generate", {"model": "tiny", "prompt": "x", **body})
     assert (refused.status_code, refused.json()) == (status, {"error": message})
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_options_without_effect_are_named(tiny: Server, stream: bool) -> None:
+    options = {"num_predict": 1, "num_gpu": 99, "mirostat": 1, "sch\u00f6n\r\n": 1, "num_thread": None}
+    answer = tiny.post("/api/generate", {"model": "tiny", "prompt": "x", "stream": stream, "options": options})
+    assert answer.status_code == 200
+    assert answer.headers["x-mlx-ollama-ignored"] == "num_gpu, mirostat, sch\\xf6n\\r\\n"
+    options = {"num_predict": 1, "temperature": 1}
+    answer = tiny.post("/api/generate", {"model": "tiny", "prompt": "x", "stream": stream, "options": options})
+    assert "x-mlx-ollama-ignored" not in answer.headers
+
+
+def test_strict_refuses_options_without_effect(tiny_home: Path) -> None:
+    with serving(tiny_home, env={"MLX_API_STRICT": "1"}) as server:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "options": {"num_predict": 1}}
+        assert server.post("/api/chat", body).status_code == 200
+        refused = server.post("/api/chat", {**body, "options": {"num_gpu": 1, "nope": 2}})
+        message = 'options without effect on this server (MLX_API_STRICT): "num_gpu", "nope"'
+        assert (refused.status_code, refused.json()) == (400, {"error": message})
 
 
 def test_nulls_and_empty_values_are_unset(tiny: Server) -> None:

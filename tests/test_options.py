@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from mlx_ollama.errors import InvalidOption
-from mlx_ollama.options import Options
+from mlx_ollama.options import Options, without_effect
 
 
 def test_defaults_are_the_references() -> None:
@@ -16,7 +16,11 @@ def test_later_layers_win_and_null_says_nothing() -> None:
     merged = Options.merge({"temperature": 0, "stop": ["a"]}, {"stop": ["b", ""], "temperature": None, "nope": 1})
     assert merged.temperature == 0
     assert merged.stop == ("b",)
-    assert merged.unknown == ("nope",)
+
+
+def test_what_has_no_effect_is_known_by_name() -> None:
+    given = {"num_gpu": 1, "temperature": 0, "mirostat": 2, "num_thread": None, "typical_p": 0.5}
+    assert without_effect(given) == ["num_gpu", "mirostat"]
 
 
 def test_numbers_beyond_all_measure_are_the_largest() -> None:

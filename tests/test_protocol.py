@@ -22,7 +22,7 @@ from mlx_ollama.protocol import (
     Unloadable,
     encode,
 )
-from mlx_ollama.types import Message, ToolCall
+from mlx_ollama.types import Delta, Message, TokenLogprob, ToolCall
 
 PROMPT = Prompt(
     style="chat",
@@ -37,14 +37,27 @@ PROMPT = Prompt(
     tools=({"type": "function"},),
     prefix=(1, 2),
 )
-SAMPLING = Sampling(7, 0.8, 40, 0.9, 0.0, 64, 1.0, 0.0, 0.0, ("\n",), 0)
+SAMPLING = Sampling(7, 0.8, 40, 0.9, 0.0, 1.0, 64, 1.0, 0.0, 0.0, ("\n",), 0)
 FRAMES: list[Frame] = [
     Submit(1, PROMPT, SAMPLING, True),
     Render(2, PROMPT),
     Cancel(1),
     Ready("cpu", 10, 0, 8192),
     Unloadable("no weights"),
-    Step(((1, "a", (5,), 0), (2, "é", (6, 7), 3))),
+    Submit(1, PROMPT, replace(SAMPLING, logprobs=0), False, '{"type":"object"}'),
+    Step(((1, Delta("a", (5,), 0)), (2, Delta("é", (6, 7), 3)))),
+    Step(
+        (
+            (1, Delta("", (5,), 0, thinking="hm")),
+            (1, Delta("", (), 1, tool_calls=(ToolCall("f", {"b": 1, "a": {}}),))),
+            (
+                2,
+                Delta(
+                    "é", (6,), 3, logprobs=(TokenLogprob("é", -0.5, (195, 169), (TokenLogprob("é", -0.5, (195,)),)),)
+                ),
+            ),
+        )
+    ),
     Finished(1, "stop", 16, 5, 8, 9, (1, 2, 3)),
     Finished(1, "length", 16, 5, 8, 9, None),
     RenderedPrompt(2, "text"),

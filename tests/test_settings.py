@@ -27,6 +27,15 @@ def test_ollamas_variables_count_where_ours_are_unset() -> None:
     assert load({}, {**theirs, "MLX_API_KEEP_ALIVE": "1m"}).settings.keep_alive == 60
 
 
+def test_truth_has_many_words() -> None:
+    assert [load({}, {"MLX_API_STRICT": word}).settings.strict for word in ("1", "true", "No", "off")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
 def test_ollamas_host_and_models_are_not_ours() -> None:
     settings = load({}, {"OLLAMA_HOST": "0.0.0.0:1", "OLLAMA_MODELS": "/elsewhere"}).settings
     assert settings == Settings(home=settings.home)
@@ -40,6 +49,7 @@ def test_ollamas_host_and_models_are_not_ours() -> None:
         ({"MLX_API_PORT": "70000"}, "not a port"),
         ({"MLX_API_DEVICE": "npu"}, "must be one of auto, cpu, gpu"),
         ({"MLX_API_KEEP_ALIVE": "5 minutes"}, "MLX_API_KEEP_ALIVE"),
+        ({"MLX_API_STRICT": "2"}, "MLX_API_STRICT: '2' is no good for strict: neither true nor false"),
         ({"MLX_API_DRAIN": "nan"}, "not a finite number"),
         ({"MLX_API_CONFIG": "/nowhere.toml"}, "cannot read the configuration /nowhere.toml"),
     ],

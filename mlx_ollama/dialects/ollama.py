@@ -1,6 +1,5 @@
 """Ollama's own dialect: `/api/*` (wire-spec sections 2 to 5)."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -25,17 +24,13 @@ from mlx_ollama.types import (
     Call,
     Chat,
     Completion,
-    Delta,
     Details,
-    Done,
-    Event,
     ListedModel,
     LoadedModel,
     Message,
     Show,
     ShownModel,
     ToolCall,
-    Usage,
 )
 
 JSON = "application/json; charset=utf-8"
@@ -150,78 +145,6 @@ def encode_error(message: str) -> bytes:
     return gojson.dumps({"error": message})
 
 
-class Encoder(ABC):
-    """The objects of one answer.
-
-    Most of them are a piece of text in a frame that never changes: it is written once, only time and text are new.
-    """
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-        self._head = b'{"model":' + gojson.dumps(model) + b',"created_at":"'
-
-    def encode(self, event: Event) -> bytes:
-        """One object of a streamed answer."""
-        if isinstance(event, Delta):
-            return self._framed(self._piece(gojson.dumps(event.text)))
-        rest = self._end("", event) if isinstance(event, Done) else self._rendered(event.prompt)
-        return self._framed(gojson.dumps(rest)[1:])
-
-    def encode_whole(self, events: Sequence[Event]) -> bytes:
-        """`stream: false`: the last object, with the text of all (wire-spec 2.3)."""
-        last = events[-1]
-        if not isinstance(last, Done):
-            return self.encode(last)
-        text = "".join(event.text for event in events if isinstance(event, Delta))
-        return self._framed(gojson.dumps(self._end(text, last))[1:])
-
-    def _framed(self, rest: bytes) -> bytes:
-        return self._head + gotime.utc(gotime.now()).encode() + b'",' + rest
-
-    @abstractmethod
-    def _piece(self, text: bytes) -> bytes:
-        """What follows the time where `text` (JSON) is a piece of the answer."""
-
-    @abstractmethod
-    def _end(self, text: str, done: Done) -> dict[str, Any]:
-        """The members of the last object."""
-
-    @abstractmethod
-    def _rendered(self, prompt: str) -> dict[str, Any]:
-        """The members of the answer to `_debug_render_only`."""
-
-
-class GenerateEncoder(Encoder):
-    """Answers of `/api/generate` (wire-spec 2.1)."""
-
-    def _piece(self, text: bytes) -> bytes:
-        return b'"response":' + text + b',"done":false}'
-
-    def _end(self, text: str, done: Done) -> dict[str, Any]:
-        end: dict[str, Any] = {"response": text, "done": True, "done_reason": done.reason}
-        if done.context:
-            end["context"] = list(done.context)
-        return end | _metrics(done.usage)
-
-    def _rendered(self, prompt: str) -> dict[str, Any]:
-        return {"response": "", "done": False, "_debug_info": {"rendered_template": prompt}}
-
-
-class ChatEncoder(Encoder):
-    """Answers of `/api/chat` (wire-spec 2.2)."""
-
-    def _piece(self, text: bytes) -> bytes:
-        return b'"message":{"role":"assistant","content":' + text + b'},"done":false}'
-
-    def _end(self, text: str, done: Done) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text}
-        return {"message": message, "done": True, "done_reason": done.reason} | _metrics(done.usage)
-
-    def _rendered(self, prompt: str) -> dict[str, Any]:
-        empty = {"role": "", "content": ""}
-        return {"message": empty, "done": False, "_debug_info": {"rendered_template": prompt}}
-
-
 def encode_tags(models: Sequence[ListedModel]) -> bytes:
     """`GET /api/tags` (wire-spec 5.3)."""
     return gojson.dumps({"models": [_listed(model) for model in models]})
@@ -270,20 +193,6 @@ def _tool_call(members: Mapping[str, Any]) -> ToolCall:
     return ToolCall(
         function.get("name", ""), function.get("arguments", {}), members.get("id", ""), function.get("index", 0)
     )
-
-
-def _metrics(usage: Usage | None) -> dict[str, int]:
-    if usage is None:
-        return {}
-    figures = {
-        "total_duration": usage.total_ns,
-        "load_duration": usage.load_ns,
-        "prompt_eval_count": usage.prompt_tokens,
-        "prompt_eval_duration": usage.prompt_ns,
-        "eval_count": usage.eval_tokens,
-        "eval_duration": usage.eval_ns,
-    }
-    return {name: figure for name, figure in figures.items() if figure}
 
 
 def _listed(model: ListedModel) -> dict[str, Any]:

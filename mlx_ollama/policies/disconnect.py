@@ -5,20 +5,25 @@ from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlx_ollama.policies.body import answered
+
 
 class CancelOnDisconnect:
     """Cancels everything inside when the client closes.
 
     A server tells of a disconnect once, and only to whoever reads: for requests whose body has been decoded this is the
-    one reader, and nothing inside reads any more.
+    one reader, and nothing inside reads any more. The others are short work, and their bodies are of no interest.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or "call" not in scope.get("state", {}):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if "call" not in scope.get("state", {}):
+            await answered(lambda: self.app(scope, _nothing_to_read, send), receive)
             return
         work = asyncio.ensure_future(self.app(scope, _nothing_to_read, send))
         gone = asyncio.ensure_future(_disconnected(receive))

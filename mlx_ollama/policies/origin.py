@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlx_ollama.policies.body import answered
+
 try:
     import psutil
 except ImportError:  # without it only the machine's own other addresses are unknown
@@ -51,7 +53,7 @@ class Origin:
         origin, host = headers.get("origin"), headers.get("host", "")
         if origin and origin not in (f"http://{host}", f"https://{host}"):
             if not self._allows(origin):
-                await self._empty(scope, send, 403)
+                await self._refuse(scope, receive, send)
                 return
             send = self._with_cors(origin, send)
             if scope["method"] == "OPTIONS":
@@ -59,7 +61,7 @@ class Origin:
                 return
         name = host_name(host)
         if self._checks_host and not is_local(name):
-            await self._empty(scope, send, 403)
+            await self._refuse(scope, receive, send)
         elif scope["method"] == "OPTIONS" and self._checks_host and not is_address(name):
             await self._empty(scope, send, 204)
         else:
@@ -80,6 +82,9 @@ class Origin:
             await send(message)
 
         return send_with_cors
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await answered(lambda: self._empty(scope, send, 403), receive)
 
     async def _empty(self, scope: Scope, send: Send, status: int, *, preflight: bool = False) -> None:
         headers = [] if status == 204 else [(b"content-length", b"0")]  # noqa: PLR2004 - no content has no length

@@ -32,13 +32,27 @@ def build(
 
 def _build_generator(directory: Path, device: Device, send: Send, *, prefill_slice: float) -> "tuple[Ready, Engine]":
     # Each kind of worker imports only what it needs: mlx-lm and, behind it, transformers take a second.
+    from mlx_ollama.worker.batch import Batch, make_batch  # noqa: PLC0415 - see above
     from mlx_ollama.worker.engine import Engine  # noqa: PLC0415 - see above
     from mlx_ollama.worker.load import load  # noqa: PLC0415 - see above
     from mlx_ollama.worker.tokenizer import Tokenizer  # noqa: PLC0415 - see above
 
     loaded = load(directory, device=device.kind)
-    engine = Engine(loaded.model, Tokenizer(loaded.tokenizer), loaded.eos_token_ids, send, prefill_slice=prefill_slice)
-    limit_wired_memory(device, loaded.weight_bytes)
+
+    def new_batch() -> Batch:
+        batch = make_batch(loaded.model, loaded.eos_token_ids)
+        # After each batch, since each wires all that the GPU recommends.
+        limit_wired_memory(device, loaded.weight_bytes)
+        return batch
+
+    engine = Engine(
+        loaded.model,
+        Tokenizer(loaded.tokenizer),
+        loaded.eos_token_ids,
+        send,
+        prefill_slice=prefill_slice,
+        new_batch=new_batch,
+    )
     # Models with more than text keep the numbers of their text part to themselves.
     text_config = loaded.config.get("text_config") or {}
     context = loaded.config.get("max_position_embeddings") or text_config.get("max_position_embeddings") or 0

@@ -2,11 +2,13 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol
 
-from mlx_ollama.errors import MlxOllamaError, PromptTooLong, TemplateFailed
+from mlx_ollama.errors import InvalidRequest, MlxOllamaError, PromptTooLong, TemplateFailed
 from mlx_ollama.protocol import (
     Cancel,
     Embed,
@@ -14,15 +16,20 @@ from mlx_ollama.protocol import (
     Failure,
     Finished,
     Frame,
+    Piece,
     Render,
     RenderedPrompt,
     Step,
     Submit,
 )
-from mlx_ollama.worker.batch import Batch, Joining, Sampled, make_batch
-from mlx_ollama.worker.prefill import Prefill
-from mlx_ollama.worker.prompt import PromptTokens, render, tokenize
-from mlx_ollama.worker.sampling import Processor, Sampler, make_processors, make_sampler
+from mlx_ollama.worker.batch import LARGEST_BATCH, Batch, Joining, Sampled
+from mlx_ollama.worker.grammar import Grammars
+from mlx_ollama.worker.likelihood import Likelihood
+from mlx_ollama.worker.parse.choice import make_parser
+from mlx_ollama.worker.prefill import Prefill, Reading
+from mlx_ollama.worker.prompt import render, tokenize
+from mlx_ollama.worker.sampling import make_processors, make_sampler
+from mlx_ollama.worker.stream import EndReason, Stream
 from mlx_ollama.worker.text import TextStream
 from mlx_ollama.worker.tokenizer import Tokenizer
 
@@ -39,8 +46,9 @@ It is one picture of a 60 Hz screen, so nobody sees it; at 200 steps a second ea
 the decoder one step in twenty.
 """
 
-Piece = tuple[int, str, tuple[int, ...], int]
-"""Request, text, token ids, position of the first of them: an entry of `Step`."""
+
+GRAMMAR_WAIT_SECONDS = 0.02
+"""How long an engine with nothing else to do waits for a grammar before it looks for frames again."""
 
 
 class Inbox(Protocol):
@@ -50,29 +58,11 @@ class Inbox(Protocol):
         """What has arrived; waits for something if asked to."""
 
 
-@dataclass
-class Sequence:
-    """One answer on its way, from submission to its last token. Times are in nanoseconds."""
-
-    id: int
-    prompt: PromptTokens
-    limit: int
-    want_context: bool
-    submitted: int
-    text: TextStream
-    sampler: Sampler
-    processors: list[Processor]
-    handle: int | None = None
-    read: int = 0
-    answer: list[int] = field(default_factory=list)
-    sent_tokens: int = 0
-    sent_text: list[str] = field(default_factory=list)
-
-
 class Engine:
     """Owns the model and every stream on it; all of its methods run on the one MLX thread of the process.
 
-    `send` takes the frames of one turn of the loop. `clock` counts nanoseconds.
+    `send` takes the frames of one turn of the loop, `new_batch` makes an empty batch. `prefill_slice` is in seconds,
+    `clock` counts nanoseconds.
     """
 
     def __init__(
@@ -83,36 +73,49 @@ class Engine:
         send: Callable[[list[Frame]], None],
         *,
         prefill_slice: float,
+        new_batch: Callable[[], Batch],
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._model = model
         self._tokenizer = tokenizer
         self._end_tokens = end_tokens
         self._send = send
         self._clock = clock
+        self._slice_ns = int(prefill_slice * 1e9)
+        self._new_batch = new_batch
         self._prefill = Prefill(model, budget=prefill_slice, clock=lambda: clock() / 1e9)
-        self._batch: Batch = make_batch(model, end_tokens)
-        self._sequences: dict[int, Sequence] = {}
-        self._by_handle: dict[int, Sequence] = {}
+        self._grammars = Grammars(tokenizer, end_tokens)
+        self._batch = new_batch()
+        self._arrived: deque[Submit | Render] = deque()
+        self._streams: dict[int, Stream] = {}
+        self._read: list[Reading] = []
+        self._by_handle: dict[int, Stream] = {}
         self._held: list[Piece] = []
         self._sent = 0
 
     def run(self, inbox: Inbox) -> None:
         """Serve for ever; the process ends from outside."""
         while True:
-            self.turn(inbox.take(wait=not self._sequences))
+            self.turn(inbox.take(wait=not self.busy))
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do before the next frame arrives."""
+        return bool(self._streams or self._arrived)
 
     def turn(self, arrived: Iterable[Frame]) -> None:
         """One round: arrivals, one budget of prefill, one decode step, one write."""
         out: list[Frame] = []
         for frame in arrived:
-            self._handle(frame, out)
-        if self._prefill:
+            self._receive(frame, out)
+        self._prepare(out)
+        if self._prefill and len(self._batch) < LARGEST_BATCH:
             # Reading takes its time; what is already said must not wait for it.
             self._send_held()
-            self._guarded(self._read_prompts, out)
+            self._read_prompts(out)
+        if self._read:
+            self._join(out)
         if self._batch:
-            self._guarded(self._decode, out)
+            self._decode(out)
         if out or self._due():
             self._send_held()
         if out:
@@ -120,7 +123,7 @@ class Engine:
 
     def _due(self) -> bool:
         """Whether held pieces have to go: the first of a stream always, the others once an interval."""
-        began = any(position == 0 for _, _, _, position in self._held)
+        began = any(delta.position == 0 for _, delta in self._held)
         return began or self._clock() - self._sent >= FRAME_INTERVAL_NS
 
     def _send_held(self) -> None:
@@ -129,136 +132,171 @@ class Engine:
             self._held.clear()
             self._sent = self._clock()
 
-    def _handle(self, frame: Frame, out: list[Frame]) -> None:
+    def _receive(self, frame: Frame, out: list[Frame]) -> None:
         match frame:
-            case Submit():
-                self._answer_or_fail(frame.id, lambda: self._submit(frame), out)
-            case Render():
-                self._answer_or_fail(frame.id, lambda: self._render(frame, out), out)
+            case Submit() | Render():
+                self._arrived.append(frame)
             case Cancel():
-                self._cancel(frame.id)
+                self._cancel(frame.id, out)
             case Embed():
                 out.append(Failed(frame.id, "failed", "this model generates text, it has no embeddings"))
             case _:
                 logger.error("a worker got a frame that only workers send: %s", type(frame).__name__)
 
+    def _prepare(self, out: list[Frame]) -> None:
+        """Render and tokenise what has arrived, for one slice of time, so that running answers wait no longer."""
+        deadline = self._clock() + self._slice_ns
+        while self._arrived:
+            frame = self._arrived.popleft()
+            self._alone(frame.id, partial(self._begin, frame, out), out)
+            if self._clock() >= deadline:
+                break
+
+    def _begin(self, frame: Submit | Render, out: list[Frame]) -> None:
+        if isinstance(frame, Render):
+            out.append(RenderedPrompt(frame.id, render(frame.prompt, self._tokenizer)))
+        else:
+            self._submit(frame)
+
     def _submit(self, frame: Submit) -> None:
         submitted = self._clock()
         prompt = tokenize(frame.prompt, self._tokenizer)
-        sequence = Sequence(
+        sampling = frame.sampling
+        self._streams[frame.id] = Stream(
             frame.id,
             prompt,
             _limit(frame, len(prompt.fed)),
             frame.want_context,
             submitted,
-            TextStream(frame.sampling.stop),
-            make_sampler(frame.sampling),
-            make_processors(frame.sampling),
+            TextStream(sampling.stop),
+            make_parser(frame.prompt, self._tokenizer, prompt.text),
+            make_sampler(sampling),
+            make_processors(sampling),
+            likelihood=None
+            if sampling.logprobs is None
+            else Likelihood(sampling.logprobs, self._tokenizer.token_bytes),
+            grammar=self._grammars.compile(frame.grammar) if frame.grammar else None,
         )
-        self._sequences[frame.id] = sequence
         self._prefill.add(frame.id, prompt.fed)
 
-    def _render(self, frame: Render, out: list[Frame]) -> None:
-        out.append(RenderedPrompt(frame.id, render(frame.prompt, self._tokenizer)))
-
-    def _answer_or_fail(self, request: int, work: Callable[[], None], out: list[Frame]) -> None:
+    def _alone(self, request: int, work: Callable[[], None], out: list[Frame]) -> None:
+        """Do work for one request: tokenizers, templates and grammars are strangers' code, and may fail it alone."""
         try:
             work()
         except MlxOllamaError as error:
-            out.append(Failed(request, _failure_kind(error), str(error)))
-        # Tokenizers and templates are strangers' code; their faults belong to this request alone.
+            self._fail(request, _failure_kind(error), str(error), out)
         except Exception as error:
-            logger.exception("request %d could not be prepared", request)
-            out.append(Failed(request, "failed", f"{type(error).__name__}: {error}"))
+            logger.exception("request %d failed", request)
+            self._fail(request, "failed", f"{type(error).__name__}: {error}", out)
 
-    def _cancel(self, request: int) -> None:
-        sequence = self._sequences.pop(request, None)
-        if sequence is None:
+    def _fail(self, request: int, kind: Failure, reason: str, out: list[Frame]) -> None:
+        self._cancel(request, out)
+        out.append(Failed(request, kind, reason))
+
+    def _cancel(self, request: int, out: list[Frame]) -> None:
+        self._arrived = deque(frame for frame in self._arrived if frame.id != request)
+        stream = self._streams.pop(request, None)
+        if stream is None:
             return
-        if sequence.handle is None:
+        if stream.handle is None:
             self._prefill.remove(request)
+            self._read = [reading for reading in self._read if reading.id != request]
         else:
-            self._leave_batch(sequence)
+            self._together(lambda: self._leave_batch(stream), out)
 
     def _read_prompts(self, out: list[Frame]) -> None:
-        complete = self._prefill.advance()
-        if not complete:
-            return
-        sequences = [self._sequences[reading.id] for reading in complete]
-        streams = [
-            Joining(reading.tokens, reading.cache, sequence.sampler, sequence.processors, sequence.limit)
-            for sequence, reading in zip(sequences, complete, strict=True)
+        for reading in self._prefill.advance(LARGEST_BATCH - len(self._batch)):
+            if reading.failure:
+                self._fail(reading.id, "failed", reading.failure, out)
+            else:
+                self._read.append(reading)
+
+    def _join(self, out: list[Frame]) -> None:
+        """Let streams into the batch whose prompts are read and whose grammars are ready."""
+        waiting = [reading for reading in self._read if not self._streams[reading.id].is_ready]
+        ready = [reading for reading in self._read if reading not in waiting]
+        self._read = waiting
+        for reading in ready:
+            stream = self._streams[reading.id]
+            self._alone(stream.id, partial(stream.prepare, self._tokenizer, self._end_tokens), out)
+        self._together(lambda: self._enter([reading for reading in ready if reading.id in self._streams]), out)
+        if self._read and not (ready or self._batch or self._prefill):
+            time.sleep(GRAMMAR_WAIT_SECONDS)
+
+    def _enter(self, ready: list[Reading]) -> None:
+        streams = [self._streams[reading.id] for reading in ready]
+        joining = [
+            Joining(reading.tokens, reading.cache, stream.sampler, stream.processors, stream.limit)
+            for stream, reading in zip(streams, ready, strict=True)
         ]
-        for sequence, handle in zip(sequences, self._batch.join(streams), strict=True):
-            sequence.handle = handle
-            sequence.read = self._clock()
-            self._by_handle[handle] = sequence
+        for stream, handle in zip(streams, self._batch.join(joining) if joining else [], strict=True):
+            stream.handle = handle
+            stream.read = self._clock()
+            self._by_handle[handle] = stream
 
     def _decode(self, out: list[Frame]) -> None:
-        for sampled in self._batch.step():
-            sequence = self._by_handle[sampled.handle]
-            reason, text = self._take(sequence, sampled)
-            if text:
-                self._held.append(_piece(sequence, text))
-            if reason:
-                out.append(self._finish(sequence, reason))
+        sampled: list[Sampled] = []
+        self._together(lambda: sampled.extend(self._batch.step()), out)
+        for token in sampled:
+            stream = self._by_handle[token.handle]
+            self._alone(stream.id, partial(self._take, stream, token, out), out)
 
-    def _take(self, sequence: Sequence, sampled: Sampled) -> tuple[Literal["stop", "length"] | None, str]:
-        """Add a token to its stream; say why the stream ends, if it does, and what may be sent."""
-        sequence.answer.append(sampled.token)
-        if sampled.token in self._end_tokens:
-            return "stop", sequence.text.flush()
-        text = sequence.text.add(self._tokenizer.token_bytes(sampled.token))
-        if sequence.text.stopped:
-            return "stop", text
-        if sampled.ended:
-            text += sequence.text.flush()
-            return "stop" if sequence.text.stopped else "length", text
-        return None, text
+    def _take(self, stream: Stream, sampled: Sampled, out: list[Frame]) -> None:
+        reason = stream.add(
+            sampled.token,
+            self._tokenizer.token_bytes(sampled.token),
+            is_end=sampled.token in self._end_tokens,
+            is_last=sampled.ended,
+        )
+        if (delta := stream.take()) is not None:
+            self._held.append((stream.id, delta))
+        if reason:
+            out.append(self._finish(stream, reason))
 
-    def _finish(self, sequence: Sequence, reason: Literal["stop", "length"]) -> Finished:
+    def _finish(self, stream: Stream, reason: EndReason) -> Finished:
         now = self._clock()
-        self._leave_batch(sequence)
-        del self._sequences[sequence.id]
+        self._leave_batch(stream)
+        del self._streams[stream.id]
         return Finished(
-            sequence.id,
+            stream.id,
             reason,
-            prompt_tokens=len(sequence.prompt.fed),
-            prompt_ns=max(1, sequence.read - sequence.submitted),
-            eval_tokens=len(sequence.answer),
-            eval_ns=max(1, now - sequence.read),
-            context=tuple(self._context(sequence)) if sequence.want_context else None,
+            prompt_tokens=len(stream.prompt.fed),
+            prompt_ns=max(1, stream.read - stream.submitted),
+            eval_tokens=len(stream.answer),
+            eval_ns=max(1, now - stream.read),
+            context=tuple(self._context(stream)) if stream.want_context else None,
         )
 
-    def _context(self, sequence: Sequence) -> list[int]:
+    def _context(self, stream: Stream) -> list[int]:
         """Prompt and answer as tokens, without the end token or anything that a stop string cut off."""
-        if sequence.text.stopped:
-            return sequence.prompt.whole + self._tokenizer.encode_plain("".join(sequence.sent_text))
-        return sequence.prompt.whole + [token for token in sequence.answer if token not in self._end_tokens]
+        if stream.text.stopped:
+            return stream.prompt.whole + self._tokenizer.encode_plain("".join(stream.raw))
+        return stream.prompt.whole + [token for token in stream.answer if token not in self._end_tokens]
 
-    def _leave_batch(self, sequence: Sequence) -> None:
-        if sequence.handle in self._by_handle:
-            del self._by_handle[sequence.handle]
-            self._batch.leave([sequence.handle])
+    def _leave_batch(self, stream: Stream) -> None:
+        if stream.handle in self._by_handle:
+            del self._by_handle[stream.handle]
+            self._batch.leave([stream.handle])
 
-    def _guarded(self, work: Callable[[list[Frame]], None], out: list[Frame]) -> None:
+    def _together(self, work: Callable[[], None], out: list[Frame]) -> None:
+        """Do work on the whole batch.
+
+        An error in it leaves the batch in an unknown state, and its type is up to mlx and the model's code: every
+        stream on it is told, and the batch starts afresh. Prompts that are still being read are not touched.
+        """
         try:
-            work(out)
-        # An error here has left the batch in an unknown state, and its type is up to mlx and the model's code: every
-        # stream on it is told, and the batch starts afresh.
+            work()
         except Exception as error:
-            logger.exception("a step failed; %d requests are lost", len(self._sequences))
+            logger.exception("the batch failed; %d answers are lost", len(self._by_handle))
             reason = f"{type(error).__name__}: {error}"
-            out += [Failed(request, "failed", reason) for request in self._sequences]
-            self._start_afresh()
-
-    def _start_afresh(self) -> None:
-        for request in self._sequences:
-            self._prefill.remove(request)
-        self._sequences.clear()
-        self._by_handle.clear()
-        self._batch.close()
-        self._batch = make_batch(self._model, self._end_tokens)
+            lost = [stream for stream in self._streams.values() if stream.handle is not None]
+            self._by_handle.clear()
+            for stream in lost:
+                del self._streams[stream.id]
+                out.append(Failed(stream.id, "failed", reason))
+            with suppress(Exception):
+                self._batch.close()
+            self._batch = self._new_batch()
 
 
 def _limit(frame: Submit, prompt_tokens: int) -> int:
@@ -267,15 +305,12 @@ def _limit(frame: Submit, prompt_tokens: int) -> int:
     return min(room, wanted if wanted > 0 else UNBOUNDED_CONTEXTS * frame.prompt.context)
 
 
-def _piece(sequence: Sequence, text: str) -> Piece:
-    position = sequence.sent_tokens
-    tokens = tuple(sequence.answer[position:])
-    sequence.sent_tokens = len(sequence.answer)
-    sequence.sent_text.append(text)
-    return sequence.id, text, tokens, position
-
-
 def _failure_kind(error: MlxOllamaError) -> Failure:
-    if isinstance(error, PromptTooLong):
-        return "too_long"
-    return "template" if isinstance(error, TemplateFailed) else "failed"
+    match error:
+        case PromptTooLong():
+            return "too_long"
+        case InvalidRequest():
+            return "invalid"
+        case TemplateFailed():
+            return "template"
+    return "failed"

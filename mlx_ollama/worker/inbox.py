@@ -43,7 +43,8 @@ class SocketInbox:
                     self._frames.put(frame)
         except (OSError, ProtocolError):
             logger.exception("the gateway's frames cannot be read")
-        os._exit(0)
+        finally:
+            os._exit(0)
 
 
 class SocketOutbox:

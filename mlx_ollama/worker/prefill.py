@@ -1,5 +1,6 @@
 """Reading prompts in slices of bounded time, so that running answers and cancellations never wait long."""
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,6 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
+
+logger = logging.getLogger(__name__)
 
 FIRST_SLICE_TOKENS = 16
 LONGEST_SLICE_TOKENS = 2048
@@ -20,13 +23,14 @@ class Reading:
     """A prompt under way.
 
     `cache` holds the keys and values of `tokens[:position]`. The last token is never read here: decoding begins with
-    it.
+    it. `failure` says why reading had to be given up.
     """
 
     id: int
     tokens: list[int]
     cache: list[Any] = field(default_factory=list)
     position: int = 0
+    failure: str = ""
 
     @property
     def remaining(self) -> int:
@@ -59,23 +63,33 @@ class Prefill:
         self._queue = deque(reading for reading in self._queue if reading.id != id)
         return len(self._queue) < before
 
-    def advance(self) -> list[Reading]:
-        """Read for one budget of time at most; return the prompts that are complete."""
+    def advance(self, most: int) -> list[Reading]:
+        """Read for one budget of time at most; return the prompts that are complete, or have failed.
+
+        `most` is how many may be under way at once: each holds a cache.
+        """
         deadline = self._clock() + self._budget
-        complete = []
-        while self._queue:
-            reading = self._queue[0]
+        complete: list[Reading] = []
+        while self._queue and len(complete) < most:
+            reading = self._queue.popleft()
             if reading.remaining:
-                self._read_slice(reading, deadline - self._clock())
-            self._queue.popleft()
-            if reading.remaining:
+                self._try_slice(reading, deadline - self._clock())
+            if reading.remaining and not reading.failure:
                 # The next in line has its turn: a short prompt need not wait for the whole of a long one.
-                self._queue.append(reading)
+                self._queue.insert(most - len(complete) - 1, reading)
             else:
                 complete.append(reading)
             if self._clock() + self._seconds_per_token * SHORTEST_SLICE_TOKENS >= deadline:
                 break
         return complete
+
+    def _try_slice(self, reading: Reading, seconds: float) -> None:
+        try:
+            self._read_slice(reading, seconds)
+        # A prompt for which there is no memory, say, has touched nothing but its own cache.
+        except Exception as error:
+            logger.exception("request %d could not be read", reading.id)
+            reading.failure = f"{type(error).__name__}: {error}"
 
     def _read_slice(self, reading: Reading, seconds: float) -> None:
         count = min(reading.remaining, self._affordable(seconds))

@@ -19,8 +19,9 @@ LONGEST_REMEMBERED_TEMPLATE = 1 << 16
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """A prompt ready to be read: `whole` as rendered, `fed` cut to the context where it had to be."""
+    """A prompt ready to be read: `text` and `whole` as rendered, `fed` cut to the context where it had to be."""
 
+    text: str
     whole: list[int]
     fed: list[int]
 
@@ -42,17 +43,18 @@ def tokenize(prompt: Prompt, tokenizer: Tokenizer) -> PromptTokens:
         PromptTooLong: if it does not fit and must not be shortened.
     """
     if prompt.drop_oldest:
-        whole = _fitting_conversation(prompt, tokenizer)
+        text, whole = _fitting_conversation(prompt, tokenizer)
     else:
-        whole = tokenizer.encode(render(prompt, tokenizer))
+        text = render(prompt, tokenizer)
+        whole = tokenizer.encode(text)
     if not whole:
         # A model cannot start from nothing; a lone BOS or space is what the reference's engine reads then.
         whole = tokenizer.encode(" ")
     if len(whole) < prompt.context:
-        return PromptTokens(whole, whole)
+        return PromptTokens(text, whole, whole)
     if not prompt.shift:
         raise PromptTooLong
-    return PromptTokens(whole, _without_middle(whole, prompt))
+    return PromptTokens(text, whole, _without_middle(whole, prompt))
 
 
 def _body(prompt: Prompt, messages: tuple[Message, ...], tokenizer: Tokenizer) -> str:
@@ -93,21 +95,22 @@ def _remembered(text: str) -> Template:
     return Template.parse(text)
 
 
-def _fitting_conversation(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
+def _fitting_conversation(prompt: Prompt, tokenizer: Tokenizer) -> tuple[str, list[int]]:
     """Drop the oldest turns until the rest fits; system messages and the last message always stay."""
     messages = prompt.messages
     droppable = [at for at, message in enumerate(messages[:-1]) if message.role != "system"]
 
-    def without(count: int) -> list[int]:
+    def without(count: int) -> tuple[str, list[int]]:
         dropped = set(droppable[:count])
         kept = tuple(message for at, message in enumerate(messages) if at not in dropped)
-        return tokenizer.encode(_body(prompt, kept, tokenizer))
+        text = _body(prompt, kept, tokenizer)
+        return text, tokenizer.encode(text)
 
-    whole = without(0)
+    text, whole = without(0)
     if len(whole) <= prompt.context or not droppable:
-        return whole
+        return text, whole
     # A long conversation is rendered a few times, not once for every message that goes.
-    fewest = bisect_left(range(1, len(droppable)), True, key=lambda count: len(without(count)) <= prompt.context)
+    fewest = bisect_left(range(1, len(droppable)), True, key=lambda count: len(without(count)[1]) <= prompt.context)
     return without(1 + fewest)
 
 

@@ -1,4 +1,4 @@
-"""How the next token is chosen, in the reference's order: penalties, top-k, top-p, min-p, temperature."""
+"""How the next token is chosen, in the reference's order: penalties, top-k, typical, top-p, min-p, temperature."""
 
 from collections.abc import Callable
 
@@ -52,6 +52,8 @@ class _Stochastic:
     def __call__(self, logprobs: mx.array) -> mx.array:
         sampling = self._sampling
         ids, chosen = _likeliest(logprobs, sampling.top_k)
+        if sampling.typical_p < 1:
+            chosen = _typical(chosen, sampling.typical_p)
         if sampling.top_p < 1:
             chosen = _within_top_p(chosen, sampling.top_p)
         if sampling.min_p > 0:
@@ -93,6 +95,22 @@ def _likeliest(logprobs: mx.array, count: int) -> tuple[mx.array, mx.array]:
         return mx.take_along_axis(candidates, order, axis=-1), mx.take_along_axis(values, order, axis=-1)
     order = mx.argsort(-logprobs, axis=-1)
     return order, mx.take_along_axis(logprobs, order, axis=-1)
+
+
+def _typical(chosen: mx.array, typical_p: float) -> mx.array:
+    """Keep the tokens whose surprise is nearest to the expected one, the fewest that add up to `typical_p`.
+
+    Locally typical sampling (Meister et al., 2022).
+    """
+    logprobs = chosen - mx.logsumexp(chosen, axis=-1, keepdims=True)
+    probabilities = mx.exp(logprobs)
+    surprise = mx.where(probabilities > 0, -logprobs, 0)
+    expected = mx.sum(probabilities * surprise, axis=-1, keepdims=True)
+    order = mx.argsort(mx.abs(-logprobs - expected), axis=-1)
+    ordered = mx.take_along_axis(probabilities, order, axis=-1)
+    before = mx.cumsum(ordered, axis=-1) - ordered
+    kept = mx.put_along_axis(mx.zeros(before.shape, mx.bool_), order, before < max(typical_p, _SMALLEST_TOP_P), axis=-1)
+    return mx.where(kept, chosen, -mx.inf)
 
 
 def _within_top_p(chosen: mx.array, top_p: float) -> mx.array:

@@ -35,7 +35,7 @@ class Tokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that one token stands for, which may be a part of a character."""
-        if not 0 <= token < self._size:
+        if not 0 <= token < self.size:
             return b""
         found = self._bytes.get(token)
         if found is None:
@@ -69,8 +69,15 @@ class Tokenizer:
         return bool(self._hf.chat_template)
 
     @cached_property
-    def _size(self) -> int:
+    def size(self) -> int:
+        """How many tokens there are; ids are below it."""
         return len(self._hf)
+
+    @cached_property
+    def special_tokens(self) -> frozenset[int]:
+        """Tokens that structure a conversation and are never text."""
+        added = self._hf.added_tokens_decoder.items()
+        return frozenset(self._hf.all_special_ids) | {token for token, entry in added if entry.special}
 
     @cached_property
     def _leading_bos(self) -> int | None:

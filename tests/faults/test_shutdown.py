@@ -90,6 +90,39 @@ def test_a_client_that_never_reads_does_not_hold_the_server(home: Path) -> None:
         assert not worker.is_running()
 
 
+def test_a_client_that_stopped_reading_megabytes_ago(home: Path) -> None:
+    with serving(home, "--context-length", "8192", "--drain", "0.2") as server:
+        assert server.post("/api/generate", {"model": "tiny"}).status_code == 200
+        options = {"num_predict": 6000, "temperature": 1, "seed": 1}
+        body = json.dumps(
+            {"model": "tiny", "prompt": "bada", "logprobs": True, "top_logprobs": 20, "options": options}
+        ).encode()
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            deaf.connect((server.host, server.port))
+            head = f"POST /api/generate HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+            deaf.sendall(head.encode() + body)
+            (worker,) = server.workers()
+            wait_until(lambda: worker.cpu_percent(0.1) > 20, "decoding")
+            wait_until(lambda: worker.cpu_percent(0.5) < 5, "the end of decoding", seconds=120)
+            assert server.stop() == 0
+        assert not worker.is_running()
+
+
+def test_whoever_waits_for_a_load_is_told(home: Path) -> None:
+    with serving(home, "--drain", "0.1") as server:
+        answers: list[httpx.Response] = []
+        asking = threading.Thread(target=lambda: answers.append(server.post("/api/generate", {"model": "tiny"})))
+        asking.start()
+        wait_until(server.workers, "a worker that loads")
+        server.process.send_signal(signal.SIGTERM)
+        asking.join(30)
+        assert server.process.wait(30) == 0
+        assert [(answer.status_code, answer.json()) for answer in answers] == [
+            (503, {"error": "server is shutting down"})
+        ]
+
+
 def test_a_taken_port_says_who_answers(home: Path) -> None:
     with serving(home) as server:
         refused = run_cli("serve", "--port", str(server.port), "--home", str(home))

@@ -182,3 +182,19 @@ def test_ten_clients_at_once(demo: Server) -> None:
             return await asyncio.gather(*(ask(client) for _ in range(10)))
 
     assert asyncio.run(all_of_them()) == [ANSWER] * 10
+
+
+def test_a_seed_holds_in_a_changing_batch(demo: Server) -> None:
+    def body(at: int, seed: int) -> dict[str, Any]:
+        options = {"seed": seed, "temperature": 1.2, "num_predict": 6 + 5 * (at % 3)}
+        return {"model": MODEL, "prompt": f"Story {at} begins:", "raw": True, "stream": False, "options": options}
+
+    async def together(seeds: list[int]) -> list[str]:
+        async with httpx.AsyncClient(base_url=demo.url, timeout=120, trust_env=False) as client:
+            asked = [client.post("/api/generate", json=body(at, seed)) for at, seed in enumerate(seeds)]
+            return [answer.json()["response"] for answer in await asyncio.gather(*asked)]
+
+    first, second = asyncio.run(together([7, 8, 9, 10])), asyncio.run(together([7, 1, 9, 2, 3, 4]))
+    alone = [demo.post("/api/generate", body(at, seed)).json()["response"] for at, seed in ((0, 7), (2, 9))]
+    assert [first[0], first[2]] == [second[0], second[2]] == alone
+    assert first[1] != second[1]

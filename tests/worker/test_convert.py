@@ -249,8 +249,11 @@ def test_the_work_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
         assert process.stdout is not None
         while b"converting" not in process.stdout.readline():
             pass
+        # Held where it is, so that the other surely overtakes it.
+        process.send_signal(signal.SIGSTOP)
         converted(source)
         assert len(list(tmp_path.glob(".m.*.partial"))) == 1
+        process.send_signal(signal.SIGCONT)
         process.communicate()
     assert process.returncode == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "m.gguf"]

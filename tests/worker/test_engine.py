@@ -21,6 +21,7 @@ GREEDY: dict[str, Any] = {
     "top_k": 40,
     "top_p": 0.9,
     "min_p": 0.0,
+    "typical_p": 1.0,
     "repeat_last_n": 64,
     "repeat_penalty": 1.0,
     "presence_penalty": 0.0,
@@ -38,8 +39,14 @@ class Machine:
         loaded = load(directory, device="cpu")
         self.tokenizer = Tokenizer(loaded.tokenizer)
         self.sent: list[Frame] = []
+        self.model, self.end_tokens = loaded.model, loaded.eos_token_ids
         self.engine = Engine(
-            loaded.model, self.tokenizer, loaded.eos_token_ids, self.sent.extend, **{"prefill_slice": 0.25, **options}
+            loaded.model,
+            self.tokenizer,
+            loaded.eos_token_ids,
+            self.sent.extend,
+            new_batch=lambda: batch.make_batch(loaded.model, loaded.eos_token_ids),
+            **{"prefill_slice": 0.25, **options},
         )
 
     def run(self, *arrivals: Iterable[Frame], turns: int = 2000) -> None:
@@ -47,18 +54,18 @@ class Machine:
         for frames in arrivals:
             self.engine.turn(frames)
         for _ in range(turns):
-            if not self.engine._sequences:
+            if not self.engine.busy:
                 return
             self.engine.turn([])
         raise AssertionError("the engine does not come to rest")
 
     def tokens(self, request: int) -> list[int]:
         deltas = [delta for frame in self.sent if isinstance(frame, Step) for delta in frame.deltas]
-        return [token for delta in deltas if delta[0] == request for token in delta[2]]
+        return [token for own, delta in deltas if own == request for token in delta.tokens]
 
     def text(self, request: int) -> str:
         deltas = [delta for frame in self.sent if isinstance(frame, Step) for delta in frame.deltas]
-        return "".join(delta[1] for delta in deltas if delta[0] == request)
+        return "".join(delta.text for own, delta in deltas if own == request)
 
     def finished(self, request: int) -> Finished:
         return next(frame for frame in self.sent if isinstance(frame, Finished) and frame.id == request)
@@ -132,7 +139,7 @@ def test_counts_and_positions_are_true(machine: Machine) -> None:
     assert (finished.reason, finished.eval_tokens) == ("length", 24)
     assert finished.context == (*prompt, *machine.tokens(1))
     assert machine.tokenizer.decode(machine.tokens(1)) == machine.text(1)
-    positions = [delta[3] for frame in machine.sent if isinstance(frame, Step) for delta in frame.deltas]
+    positions = [delta.position for frame in machine.sent if isinstance(frame, Step) for _, delta in frame.deltas]
     assert positions == sorted(set(positions))
     assert min(finished.prompt_ns, finished.eval_ns) > 0
 
@@ -198,7 +205,7 @@ def test_quick_steps_share_a_frame_and_first_words_do_not_wait(machine: Machine)
     machine.engine.turn([])
     frame = machine.sent[-1]
     assert isinstance(frame, Step)
-    assert [delta[3] for delta in frame.deltas] == [1, 2]
+    assert [delta.position for _, delta in frame.deltas] == [1, 2]
     machine.engine.turn([])
     machine.run([submit(2, "ra")])
     assert "".join(machine.tokenizer.decode([token]) for token in machine.tokens(1)) == machine.text(1)
@@ -257,7 +264,7 @@ def test_a_broken_step_fails_its_streams_and_the_engine_lives_on(
 def test_caches_that_cannot_merge_are_served_one_after_the_other(
     machine: Machine, fresh: Callable[[], Machine]
 ) -> None:
-    machine.engine._batch = batch.SerialBatch(machine.engine._model, machine.engine._end_tokens)
+    machine.engine._batch = batch.SerialBatch(machine.model, machine.end_tokens)
     requests = [submit(at, text, repeat_penalty=1.3) for at, text in enumerate(PROMPTS[:4])]
     machine.run(requests, [Cancel(1)])
     for at in (0, 2, 3):
@@ -267,6 +274,6 @@ def test_caches_that_cannot_merge_are_served_one_after_the_other(
 
 
 def _cache(machine: Machine) -> list[Any]:
-    cache = make_prompt_cache(machine.engine._model)
-    machine.engine._model(mx.array([[5]]), cache=cache)
+    cache = make_prompt_cache(machine.model)
+    machine.model(mx.array([[5]]), cache=cache)
     return list(cache)

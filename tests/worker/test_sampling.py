@@ -36,6 +36,10 @@ def _frequencies(sampling: Sampling) -> Any:
         ({"min_p": 0.3}, [0.4 / 0.85, 0.3 / 0.85, 0.15 / 0.85, 0, 0]),
         ({"min_p": 5.0}, [1, 0, 0, 0, 0]),
         ({"temperature": 0.5}, [0.16 / 0.285, 0.09 / 0.285, 0.0225 / 0.285, 0.01 / 0.285, 0.0025 / 0.285]),
+        # The expected surprise is 1.39: those of 0.3 (1.20), 0.15 (1.90) and 0.4 (0.92) are nearest, in this order.
+        ({"typical_p": 0.2}, [0, 1, 0, 0, 0]),
+        ({"typical_p": 0.5}, [4 / 7, 3 / 7, 0, 0, 0]),
+        ({"typical_p": 0.0}, [0, 1, 0, 0, 0]),
         # top-p looks at what top-k has left: 0.4/0.85 and 0.3/0.85 reach 0.8, the third is out.
         ({"top_k": 3, "top_p": 0.8}, [4 / 7, 3 / 7, 0, 0, 0]),
     ],
