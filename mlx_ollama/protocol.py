@@ -98,6 +98,22 @@ class Render:
 
 
 @dataclass(frozen=True)
+class Embed:
+    """Gateway to worker: turn texts into vectors.
+
+    `context` is the most tokens of one text, with those that the tokenizer puts around it; a longer one loses its end
+    if `truncate`, else the request fails. `dimensions` 0 means all of them.
+    """
+
+    id: int
+    inputs: tuple[str, ...]
+    context: int
+    truncate: bool
+    normalize: bool
+    dimensions: int
+
+
+@dataclass(frozen=True)
 class Cancel:
     """Gateway to worker: nobody waits for this request any more."""
 
@@ -150,6 +166,16 @@ class RenderedPrompt:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """Worker to gateway: some vectors of an `Embed` as (index of the text, numbers); `left` texts are still to come."""
+
+    id: int
+    vectors: tuple[tuple[int, tuple[float, ...]], ...]
+    tokens: int
+    left: int
+
+
+@dataclass(frozen=True)
 class Failed:
     """Worker to gateway: this request failed, the others go on."""
 
@@ -158,8 +184,20 @@ class Failed:
     reason: str
 
 
-Frame = Submit | Render | Cancel | Ready | Unloadable | Step | Finished | RenderedPrompt | Failed
-_KINDS: tuple[type[Any], ...] = (Submit, Render, Cancel, Ready, Unloadable, Step, Finished, RenderedPrompt, Failed)
+Frame = Submit | Render | Cancel | Ready | Unloadable | Step | Finished | RenderedPrompt | Failed | Embed | Embedded
+_KINDS: tuple[type[Any], ...] = (
+    Submit,
+    Render,
+    Cancel,
+    Ready,
+    Unloadable,
+    Step,
+    Finished,
+    RenderedPrompt,
+    Failed,
+    Embed,
+    Embedded,
+)
 _TAGS = {kind: tag for tag, kind in enumerate(_KINDS)}
 _NAMES = {kind: tuple(part.name for part in fields(kind)) for kind in _KINDS}
 
@@ -271,4 +309,19 @@ def _finished(*values: Any) -> Finished:
     return finished if finished.context is None else replace(finished, context=tuple(finished.context))
 
 
-_BUILDERS: dict[type[Any], Any] = {Submit: _submit, Render: _render, Step: _step, Finished: _finished}
+def _embed(request: int, inputs: list[str], *rest: Any) -> Embed:
+    return Embed(request, tuple(inputs), *rest)
+
+
+def _embedded(request: int, vectors: list[Any], *rest: Any) -> Embedded:
+    return Embedded(request, tuple((index, tuple(vector)) for index, vector in vectors), *rest)
+
+
+_BUILDERS: dict[type[Any], Any] = {
+    Submit: _submit,
+    Render: _render,
+    Step: _step,
+    Finished: _finished,
+    Embed: _embed,
+    Embedded: _embedded,
+}

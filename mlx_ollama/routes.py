@@ -10,11 +10,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from mlx_ollama.dialects import ollama
+from mlx_ollama.dialects import ollama, ollama_embed
 from mlx_ollama.dialects.ollama_answers import ChatEncoder, Encoder, GenerateEncoder
 from mlx_ollama.errors import MlxOllamaError
 from mlx_ollama.service import Events, Service
-from mlx_ollama.types import Chat, Completion, Done, Rendered
+from mlx_ollama.types import Chat, Completion, Done, Embed, Rendered
 
 COMPATIBLE_VERSION = "0.33.0"
 """The version of Ollama whose behaviour this is. Clients compare it, so it has no suffix (clients.md, trap 10)."""
@@ -134,6 +134,14 @@ def resources(service: Service) -> dict[str, Resource]:
         call: Chat = request.state.call
         return await _answer(call, service.chat(call), ChatEncoder(call.model))
 
+    async def embed(request: Request) -> Response:
+        call: Embed = request.state.call
+        embeddings = await service.embed(call)
+        return JsonResponse(await asyncio.to_thread(ollama_embed.encode_embed, call.model, embeddings))
+
+    async def legacy_embed(request: Request) -> Response:
+        return JsonResponse(ollama_embed.encode_legacy(await service.embed(request.state.call)))
+
     return {
         "/": Resource({"HEAD": root, "GET": root}),
         "/api/version": Resource({"HEAD": version, "GET": version}),
@@ -142,6 +150,8 @@ def resources(service: Service) -> dict[str, Resource]:
         "/api/show": Resource({"POST": show}),
         "/api/generate": Resource({"POST": generate}),
         "/api/chat": Resource({"POST": chat}),
+        "/api/embed": Resource({"POST": embed}),
+        "/api/embeddings": Resource({"POST": legacy_embed}),
     }
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from mlx_ollama import gojson, gotime
+from mlx_ollama.embeddings import EmbeddingService
 from mlx_ollama.errors import (
     CloudDisabled,
     InvalidRequest,
@@ -21,6 +22,7 @@ from mlx_ollama.errors import (
     WorkerError,
 )
 from mlx_ollama.gotemplate import Template, TemplateError
+from mlx_ollama.models.describe import details_of, embeds
 from mlx_ollama.models.directory import NotAModel, inspect, jinja_template
 from mlx_ollama.models.modelfile import DEFAULT_TEMPLATE, modelfile_text, parameters_text
 from mlx_ollama.models.names import Reference, Source
@@ -32,7 +34,6 @@ from mlx_ollama.types import (
     Chat,
     Completion,
     Delta,
-    Details,
     Done,
     Event,
     Generation,
@@ -77,6 +78,7 @@ class Service:
         self._store = store
         self._pool = pool
         self._default_context = default_context
+        self.embed = EmbeddingService(self._stored, pool, self._context).embed
 
     def chat(self, call: Chat) -> Events:
         """Answer a conversation. The checks come first, in the order of wire-spec 4.2.
@@ -124,7 +126,7 @@ class Service:
                 modified=model.modified,
                 size=model.size,
                 digest=model.digest,
-                details=_details(model),
+                details=details_of(model),
                 capabilities=self._capabilities(model),
             )
             for model in self._store.models()
@@ -139,7 +141,7 @@ class Service:
                 size=resident.ready.weight_bytes,
                 size_vram=resident.ready.weight_bytes if resident.ready.gpu_memory else 0,
                 digest=resident.model.digest,
-                details=_details(resident.model),
+                details=details_of(resident.model),
                 expires=wall + int(resident.expires_in(now) * 1e9),
                 context_length=resident.context_length,
             )
@@ -182,7 +184,7 @@ class Service:
             parameters=parameters_text(model.parameters),
             template=template,
             system=system,
-            details=replace(_details(model), context_length=0, embedding_length=0),
+            details=replace(details_of(model), context_length=0, embedding_length=0),
             messages=model.messages,
             model_info=info,
             tensors=directory.listed_tensors if directory.gguf or call.verbose else [],
@@ -226,6 +228,8 @@ class Service:
 
     def _capabilities(self, model: StoredModel) -> tuple[str, ...]:
         """What the model can do here, not what its template could ask for."""
+        if embeds(model):
+            return ("embedding",)
         return ("completion", "insert") if "suffix" in _variables(model.template) else ("completion",)
 
     def _unload(self, model: StoredModel) -> Events:
@@ -359,14 +363,6 @@ def _timed(done: Done, entered: int, loaded: int) -> Done:
 
 async def _only(event: Event) -> AsyncGenerator[Event, None]:
     yield event
-
-
-def _details(model: StoredModel) -> Details:
-    parent = str(model.config.get("parent_model", ""))
-    try:
-        return replace(inspect(model.directory).details, parent_model=parent)
-    except NotAModel:
-        return Details("", "", (), "", "", parent)
 
 
 def _check_logprobs(call: Generation) -> None:

@@ -83,6 +83,23 @@ class Completion(Generation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Embed(Call):
+    """Turn texts into vectors (wire-spec 6.8).
+
+    `truncate` lets a text lose its end to fit the context; `dimensions` 0 means all; `normalize` makes each vector as
+    long as 1. `legacy` is `/api/embeddings` (wire-spec 6.9), which names and reports things in its own way.
+    """
+
+    inputs: tuple[str, ...] = ()
+    truncate: bool = True
+    dimensions: int = 0
+    normalize: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_alive: float | None = None
+    legacy: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Show(Call):
     """Describe a model (wire-spec 5.5). `system` and `options` overlay what is shown."""
 
@@ -165,6 +182,27 @@ class Rendered:
 
 
 Event = Delta | Done | Rendered
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Some vectors of an `Embed`, each with the index of its text; `left` texts are still to come.
+
+    The numbers are float32, written with the fewest digits that tell them apart and read as float64. `tokens` counts
+    those of the texts in here, the tokenizer's own around them included.
+    """
+
+    vectors: tuple[tuple[int, tuple[float, ...]], ...]
+    tokens: int
+    left: int
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The vectors of an `Embed`, one per text in its order; `usage` is there where something was computed."""
+
+    vectors: Sequence[Sequence[float]]
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from mlx_ollama import gojson
 from mlx_ollama.protocol import (
     Cancel,
     Decoder,
+    Embed,
+    Embedded,
     Failed,
     Finished,
     Frame,
@@ -60,6 +62,8 @@ FRAMES: list[Frame] = [
     Finished(1, "length", 16, 5, 8, 9, None),
     RenderedPrompt(2, "text"),
     Failed(1, "too_long", "why"),
+    Embed(3, ("a", ""), 512, True, False, 8),
+    Embedded(3, ((1, (0.1, -1e-7)), (0, (1.0, 0.0))), 7, 0),
 ]
 
 

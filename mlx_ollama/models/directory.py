@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from mlx_ollama.models.embedder import Embedder
 from mlx_ollama.types import Details
 
 GGUF_HEADER_FILE = "gguf.json"
@@ -74,8 +75,13 @@ class ModelDirectory:
             parameter_size=human_count(self.parameter_count),
             quantization_level=str(self.gguf["file_type"]) if self.gguf else self._quantization,
             context_length=self.context_length,
-            embedding_length=self._number("hidden_size"),
+            embedding_length=self._number("hidden_size", "dim"),
         )
+
+    @cached_property
+    def embedder(self) -> Embedder | None:
+        """How the model embeds; None for one that generates text (wire-spec 10.2)."""
+        return Embedder.of(self.path, self.config, self.gguf)
 
     @property
     def context_length(self) -> int:
@@ -112,11 +118,11 @@ class ModelDirectory:
     def _info_from_config(self) -> dict[str, Any]:
         numbers = {
             "context_length": self.context_length,
-            "embedding_length": self._number("hidden_size"),
-            "block_count": self._number("num_hidden_layers"),
-            "attention.head_count": self._number("num_attention_heads"),
+            "embedding_length": self._number("hidden_size", "dim"),
+            "block_count": self._number("num_hidden_layers", "n_layers"),
+            "attention.head_count": self._number("num_attention_heads", "n_heads"),
             "attention.head_count_kv": self._number("num_key_value_heads"),
-            "feed_forward_length": self._number("intermediate_size"),
+            "feed_forward_length": self._number("intermediate_size", "hidden_dim"),
             "vocab_size": self._number("vocab_size"),
         }
         named = {f"{self.family}.{key}": value for key, value in numbers.items() if value}
@@ -148,10 +154,12 @@ class ModelDirectory:
         bits = (own if isinstance(own, Mapping) else self._quantization_config).get("bits", 4)
         return prod(tensor.shape) * _PACKED_BITS // int(bits)
 
-    def _number(self, key: str) -> int:
+    def _number(self, *keys: str) -> int:
+        """A number of the configuration by the first of its names that is there; 0 if none is."""
         for config in (self.config, self.config.get("text_config")):
-            if isinstance(config, Mapping) and isinstance(config.get(key), int):
-                return int(config[key])
+            for key in keys:
+                if isinstance(config, Mapping) and isinstance(config.get(key), int):
+                    return int(config[key])
         return 0
 
 

@@ -5,7 +5,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.options import without_effect
-from mlx_ollama.types import Generation
+from mlx_ollama.types import Embed, Generation
 
 HEADER = "x-mlx-ollama-ignored"
 LONGEST_LIST = 20
@@ -24,7 +24,7 @@ class IgnoredOptions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = scope.get("state", {}).get("call")
-        names = without_effect(call.options)[:LONGEST_LIST] if isinstance(call, Generation) else []
+        names = without_effect(call.options)[:LONGEST_LIST] if isinstance(call, Generation | Embed) else []
         if not names:
             await self.app(scope, receive, send)
             return

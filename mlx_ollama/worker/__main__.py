@@ -14,6 +14,7 @@ from mlx_ollama.worker.blas import preload_openblas
 from mlx_ollama.worker.inbox import SocketInbox, SocketOutbox
 
 if TYPE_CHECKING:
+    from mlx_ollama.worker.embed import EmbedEngine
     from mlx_ollama.worker.engine import Engine
 
 logger = logging.getLogger("mlx_ollama.worker")
@@ -43,7 +44,7 @@ def main() -> int:
     return 0
 
 
-def _build(arguments: argparse.Namespace, outbox: SocketOutbox) -> "tuple[Ready, Engine]":
+def _build(arguments: argparse.Namespace, outbox: SocketOutbox) -> "tuple[Ready, Engine] | tuple[Ready, EmbedEngine]":
     # Order matters: the BLAS before mlx, and the device before mlx-lm, whose stream belongs to the default device of
     # the moment in which it is imported.
     preload_openblas()

@@ -2,23 +2,41 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mlx_ollama.models.directory import ModelDirectory, NotAModel
+from mlx_ollama.models.embedder import Embedder
 from mlx_ollama.protocol import Frame, Ready
-from mlx_ollama.worker.batch import Batch, make_batch
 from mlx_ollama.worker.device import Device, limit_wired_memory
-from mlx_ollama.worker.engine import Engine
-from mlx_ollama.worker.load import load
-from mlx_ollama.worker.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from mlx_ollama.worker.embed import EmbedEngine
+    from mlx_ollama.worker.engine import Engine
+
+Send = Callable[[list[Frame]], None]
 
 
 def build(
-    directory: Path, device: Device, send: Callable[[list[Frame]], None], *, prefill_slice: float
-) -> tuple[Ready, Engine]:
-    """Load the model in `directory` onto the chosen device.
+    directory: Path, device: Device, send: Send, *, prefill_slice: float
+) -> "tuple[Ready, Engine] | tuple[Ready, EmbedEngine]":
+    """Load the model in `directory` onto the chosen device, and what it is there for: generating or embedding.
 
     Raises:
-        LoadError: with a reason that a user understands.
+        LoadError, LoadFailed: with a reason that a user understands.
     """
+    embedder = _embedder(directory)
+    if embedder is not None:
+        return _build_embedder(directory, embedder, device, send, slice_seconds=prefill_slice)
+    return _build_generator(directory, device, send, prefill_slice=prefill_slice)
+
+
+def _build_generator(directory: Path, device: Device, send: Send, *, prefill_slice: float) -> "tuple[Ready, Engine]":
+    # Each kind of worker imports only what it needs: mlx-lm and, behind it, transformers take a second.
+    from mlx_ollama.worker.batch import Batch, make_batch  # noqa: PLC0415 - see above
+    from mlx_ollama.worker.engine import Engine  # noqa: PLC0415 - see above
+    from mlx_ollama.worker.load import load  # noqa: PLC0415 - see above
+    from mlx_ollama.worker.tokenizer import Tokenizer  # noqa: PLC0415 - see above
+
     loaded = load(directory, device=device.kind)
 
     def new_batch() -> Batch:
@@ -39,3 +57,23 @@ def build(
     text_config = loaded.config.get("text_config") or {}
     context = loaded.config.get("max_position_embeddings") or text_config.get("max_position_embeddings") or 0
     return Ready(device.kind, loaded.weight_bytes, device.memory, context), engine
+
+
+def _build_embedder(
+    directory: Path, embedder: Embedder, device: Device, send: Send, *, slice_seconds: float
+) -> "tuple[Ready, EmbedEngine]":
+    from mlx_ollama.worker.embed import EmbedEngine  # noqa: PLC0415 - see above
+    from mlx_ollama.worker.embedder import load_embedder  # noqa: PLC0415 - see above
+
+    loaded = load_embedder(directory, embedder, device)
+    limit_wired_memory(device, loaded.weight_bytes)
+    ready = Ready(device.kind, loaded.weight_bytes, device.memory, loaded.longest)
+    return ready, EmbedEngine(loaded, send, device=device.kind, slice_seconds=slice_seconds)
+
+
+def _embedder(directory: Path) -> Embedder | None:
+    try:
+        return ModelDirectory.read(directory).embedder
+    except NotAModel:
+        # `load` says why, and in more detail.
+        return None

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from mlx_ollama.errors import InvalidRequest, MlxOllamaError, PromptTooLong, TemplateFailed
 from mlx_ollama.protocol import (
     Cancel,
+    Embed,
     Failed,
     Failure,
     Finished,
@@ -137,6 +138,8 @@ class Engine:
                 self._arrived.append(frame)
             case Cancel():
                 self._cancel(frame.id, out)
+            case Embed():
+                out.append(Failed(frame.id, "failed", "this model generates text, it has no embeddings"))
             case _:
                 logger.error("a worker got a frame that only workers send: %s", type(frame).__name__)
 

@@ -1,16 +1,18 @@
 """Load a model directory: the model, its tokenizer, and the tokens that end an answer."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
+from mlx_lm.utils import _get_classes, dequantize_model, load_model, load_tokenizer
 
 Device = Literal["auto", "cpu", "gpu"]
+Classes = Callable[[dict[str, Any]], tuple[Any, Any]]
+"""From a configuration to mlx-lm's class of model and that of its arguments."""
 
 # nothing of the model's own code is run, and nothing is looked up on the network
 _TOKENIZER_OPTIONS = {"trust_remote_code": False, "local_files_only": True}
@@ -35,8 +37,8 @@ class Loaded:
     weight_bytes: int
 
 
-def load(directory: Path, *, device: Device = "auto") -> Loaded:
-    """Load the model in a local directory and make `device` MLX's default one.
+def load(directory: Path, *, device: Device = "auto", classes: Classes = _get_classes) -> Loaded:
+    """Load the model in a local directory and make `device` MLX's default one. `classes` chooses what to build.
 
     On a CPU all weights become float32: MLX's quantised and half-precision products are unusably slow there, and give
     other text. Call `preload_openblas` before this module is imported.
@@ -46,7 +48,7 @@ def load(directory: Path, *, device: Device = "auto") -> Loaded:
     _check_directory(directory)
     config = _read_json(directory / "config.json")
     _use_device(device)
-    model, loaded_config = _load_model(directory, config)
+    model, loaded_config = _load_model(directory, config, classes)
     tokenizer = _load_tokenizer(directory, loaded_config)
     eos_token_ids = frozenset(_eos_token_ids(directory, config, tokenizer))
     weight_bytes = sum(array.nbytes for array in _parameters(model))
@@ -91,12 +93,12 @@ def _use_device(device: Device) -> None:
         mx.set_default_device(mx.Device(mx.cpu if device == "cpu" else mx.gpu))
 
 
-def _load_model(directory: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _load_model(directory: Path, config: Mapping[str, Any], classes: Classes) -> tuple[Any, dict[str, Any]]:
     if not isinstance(config.get("model_type"), str):
         raise LoadError("config.json names no model_type")
     try:
         # lazily, so that a weight is widened as it is read, and its narrow form never held
-        model, loaded_config = load_model(directory, lazy=True)
+        model, loaded_config = load_model(directory, lazy=True, get_model_classes=classes)
         if mx.default_device() == mx.Device(mx.cpu):
             widen(model)
         for array in _parameters(model):

@@ -1,0 +1,88 @@
+"""The use case of embedding: checks in the reference's order, then vectors from a worker (wire-spec 6.8, 6.9)."""
+
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+
+from mlx_ollama.errors import (
+    CloudDisabled,
+    GenerationFailed,
+    InvalidRequest,
+    ModelNotFound,
+    NoEmbeddings,
+)
+from mlx_ollama.models.describe import embeds
+from mlx_ollama.models.names import Reference, Source
+from mlx_ollama.models.store import StoredModel
+from mlx_ollama.options import Options
+from mlx_ollama.pool import Lease, Pool
+from mlx_ollama.types import Embed, Embeddings, Usage
+
+Find = Callable[[Reference], StoredModel | None]
+ContextOf = Callable[[Options, Lease, StoredModel], int]
+
+
+class EmbeddingService:
+    """Embeds with the models of a store; `find` looks one up, `context_of` says how many tokens a text may have."""
+
+    def __init__(self, find: Find, pool: Pool, context_of: ContextOf) -> None:
+        self._find = find
+        self._pool = pool
+        self._context_of = context_of
+
+    async def embed(self, call: Embed) -> Embeddings:
+        """Vectors of the call's texts, in their order.
+
+        Raises:
+            MlxOllamaError: for all that is wrong with the call, or if the worker fails.
+        """
+        model = self._model(call)
+        options = Options.merge(model.parameters, call.options)
+        if call.inputs and not embeds(model):
+            if call.legacy:
+                # clients.md, 3: the same refusal, but its own status.
+                raise GenerationFailed(str(NoEmbeddings(call.model)))
+            raise NoEmbeddings(call.model)
+        try:
+            return await self._embed(call, model, options)
+        except InvalidRequest as error:
+            # The old endpoint takes whatever the engine says for a fault of the server.
+            raise GenerationFailed(error.message) if call.legacy else error from error
+
+    def _model(self, call: Embed) -> StoredModel:
+        if not call.model:
+            raise InvalidRequest("model is required") if call.legacy else ModelNotFound("model '' not found")
+        reference = Reference.parse(call.model)
+        if reference.source is Source.CLOUD:
+            raise CloudDisabled
+        model = self._find(reference)
+        # The old endpoint takes a name as it is spelt (wire-spec 7.4).
+        if model is None or (call.legacy and model.name.parts != reference.name.parts):
+            raise ModelNotFound(f'model "{call.model}" not found, try pulling it first')
+        return model
+
+    async def _embed(self, call: Embed, model: StoredModel, options: Options) -> Embeddings:
+        entered = time.monotonic_ns()
+        async with self._pool.lease(model, call.keep_alive) as lease:
+            loaded = time.monotonic_ns()
+            context = self._context_of(options, lease, model)
+            lease.resident.context_length = context
+            if not call.inputs:
+                return Embeddings(())
+            vectors: list[tuple[float, ...]] = [()] * len(call.inputs)
+            tokens = 0
+            pieces = lease.link.embed(
+                call.inputs,
+                context=context,
+                truncate=call.truncate,
+                normalize=call.normalize,
+                dimensions=call.dimensions,
+            )
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    tokens += piece.tokens
+                    for index, vector in piece.vectors:
+                        vectors[index] = vector
+            now = time.monotonic_ns()
+        usage = Usage(tokens, now - loaded, 0, 0, load_ns=max(1, loaded - entered), total_ns=now - entered)
+        return Embeddings(vectors, usage)
