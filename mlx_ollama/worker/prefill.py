@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 logger = logging.getLogger(__name__)
 
 FIRST_SLICE_TOKENS = 16
 LONGEST_SLICE_TOKENS = 2048
 SHORTEST_SLICE_TOKENS = 4
+SHORT_PROMPT_TOKENS = 64
+SHARED_SLICE_TOKENS = 512
 GROWTH = 4
 """How much longer than the longest slice so far the next may be: a quick slice says little about a long one."""
 
@@ -71,6 +73,10 @@ class Prefill:
         deadline = self._clock() + self._budget
         complete: list[Reading] = []
         while self._queue and len(complete) < most:
+            if len(together := self._short_ones(most - len(complete))) > 1:
+                self._try_together(together)
+                complete += together
+                continue
             reading = self._queue.popleft()
             if reading.remaining:
                 self._try_slice(reading, deadline - self._clock())
@@ -82,6 +88,52 @@ class Prefill:
             if self._clock() + self._seconds_per_token * SHORTEST_SLICE_TOKENS >= deadline:
                 break
         return complete
+
+    def _short_ones(self, most: int) -> list[Reading]:
+        """Take the short prompts at the head of the queue, whose reading is not begun, out of it: one pass for all.
+
+        A pass over the weights is what reading them costs, however few tokens there are. Only plain caches can be told
+        apart afterwards.
+        """
+        together: list[Reading] = []
+        width = 0
+        for reading in self._queue:
+            width = max(width, reading.remaining)
+            fits = reading.remaining > 0 and reading.position == 0 and width <= SHORT_PROMPT_TOKENS
+            within = width * (len(together) + 1) <= min(SHARED_SLICE_TOKENS, self._affordable(self._budget))
+            if not (
+                fits and within and len(together) < most and all(type(layer) is KVCache for layer in reading.cache)
+            ):
+                break
+            together.append(reading)
+        if len(together) > 1:
+            for _ in together:
+                self._queue.popleft()
+        return together
+
+    def _try_together(self, readings: list[Reading]) -> None:
+        try:
+            self._read_together(readings)
+        except Exception as error:
+            logger.exception("%d requests could not be read together", len(readings))
+            for reading in readings:
+                reading.failure = f"{type(error).__name__}: {error}"
+
+    def _read_together(self, readings: list[Reading]) -> None:
+        """Read whole prompts in one pass, padded at their ends: nothing that comes later changes what came before."""
+        started = self._clock()
+        width = max(reading.remaining for reading in readings)
+        rows = [reading.tokens[:-1] + [0] * (width - reading.remaining) for reading in readings]
+        shared = [KVCache() for _ in readings[0].cache]
+        self._model(mx.array(rows), cache=shared)
+        for row, reading in enumerate(readings):
+            count = reading.remaining
+            for own, layer in zip(reading.cache, shared, strict=True):
+                keys, values = (part[row : row + 1, :, :count] for part in (layer.keys, layer.values))
+                own.state = mx.contiguous(keys), mx.contiguous(values), count
+            reading.position = count
+        mx.eval([layer.state for reading in readings for layer in reading.cache])
+        self._learn(width * len(readings), self._clock() - started)
 
     def _try_slice(self, reading: Reading, seconds: float) -> None:
         try:
