@@ -56,7 +56,7 @@ class Calls:
     """Splits an answer into text and calls.
 
     `dropped` are tags that mean nothing to a reader. With `trims`, white space in front of a call is dropped; that
-    between calls and behind them always is.
+    between calls, and that behind one where nothing stood in front of it, always is.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Calls:
         self._held = ""
         self._gap = ""
         self._said: list[str] = []
+        self._has_said = False
         self._calls: list[ToolCall] = []
 
     def add(self, text: str) -> tuple[str, tuple[ToolCall, ...]]:
@@ -120,18 +121,18 @@ class Calls:
     def _step_behind(self, ends: tuple[str, ...], more: tuple[str, ...], text: str) -> str:
         self._held += text
         bare = self._held.lstrip(_SEPARATORS if ends or more else _SPACE)
-        tag = leading(bare, (*ends, *more))
+        tag = leading(bare, (*ends, *more, *self._blocks))
         if tag == "":
             return ""
         held, self._held = self._held, ""
-        if tag is None:
-            self._behind = None
-            return held.lstrip(_SPACE)
-        if tag in ends:
-            self._behind = ((), ())
+        if tag is not None and tag in ends:
+            self._behind = (ends, ())
             return bare.removeprefix(tag)
         self._behind = None
-        if self._block:
+        if tag is None:
+            has_said = self._has_said or any(text.strip() for text in self._said)
+            return held if has_said else held.lstrip(_SPACE)
+        if tag in more and self._block:
             self._begin(self._block, "", held[: len(held) - len(bare)])
         return bare
 
@@ -150,6 +151,7 @@ class Calls:
 
     def _take(self) -> tuple[str, tuple[ToolCall, ...]]:
         text, calls = "".join(self._said), tuple(self._calls)
+        self._has_said = self._has_said or bool(text.strip())
         self._said.clear()
         self._calls.clear()
         return text, calls

@@ -8,8 +8,7 @@ from mlx_ollama.thinking import speaks_harmony
 from mlx_ollama.worker.legal_names import LegalNames
 from mlx_ollama.worker.parse.answer import Answer
 from mlx_ollama.worker.parse.calls import Block, Calls
-from mlx_ollama.worker.parse.formats import blocks_of, meaningless
-from mlx_ollama.worker.parse.generic import block_of
+from mlx_ollama.worker.parse.formats import blocks_of, blocks_of_go, meaningless
 from mlx_ollama.worker.parse.harmony import Harmony
 from mlx_ollama.worker.parse.parser import Parser, PlainText
 from mlx_ollama.worker.parse.thoughts import Thoughts
@@ -36,7 +35,7 @@ def _by_go_template(prompt: Prompt, text: str, rendered: str) -> Parser:
     """The reference's parser for TEMPLATEs: what it withholds it tells of, and it leaves white space before a call."""
     template = parsed(text)
     tags = thinking_tags(template) if prompt.think else None
-    return _answer(prompt, rendered, tags, (block_of(template),), (), is_generic=True)
+    return _answer(prompt, rendered, tags, blocks_of_go(template), (), is_generic=True)
 
 
 def _answer(

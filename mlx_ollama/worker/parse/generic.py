@@ -9,19 +9,20 @@ from mlx_ollama.gotemplate.walk import blocks_in, operands_in
 from mlx_ollama.worker.parse.json_block import JsonBlock
 
 _JSON_MARKS = "[]{}, \t\r\n"
+_ROLE = re.compile(r".*\bassistant\b(<[^<>]*>)?", re.DOTALL)
 _TAG = re.compile(r"<[^<>\"]*>|[^\s<>\"]+")
 
 
 def block_of(template: Template) -> JsonBlock:
     """The tags around the calls that the template writes; without a tag, JSON at the front of an answer is a call."""
-    texts = [text for text in _texts(_calls_body(template.root) or ()) if text.strip()]
+    texts = [_ROLE.sub("", text) for text in _texts(_calls_body(template.root) or ())]
+    texts = [text for text in texts if text.strip()]
     if not texts:
         return JsonBlock((), leads=True)
     start = texts[0].partition("{")[0].strip()
     # What is left of an array that the template begins belongs to the JSON.
     start = start.removesuffix("[").rstrip() if start != "[" else ""
-    closing = _TAG.match(texts[-1].rpartition("}")[2].strip(_JSON_MARKS)) if len(texts) > 1 else None
-    ends = (closing[0],) if closing else ()
+    ends = tuple(_TAG.findall(texts[-1].rpartition("}")[2].strip(_JSON_MARKS))) if len(texts) > 1 else ()
     return JsonBlock((start,), ends, named=True) if start else JsonBlock((), ends, leads=True)
 
 

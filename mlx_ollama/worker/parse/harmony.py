@@ -63,7 +63,7 @@ class Harmony:
             found, recipient = _CHANNEL.search(front), _RECIPIENT.search(front)
             self._channel = found[1] if found else "final"
             self._recipient = recipient[1] if recipient else ""
-            self._call = front + tag
+            self._call = _without_start(front) + tag
             return rest
         bare = _without_start(header).lstrip()
         is_role = header.startswith(START) and _ROLE.startswith(bare)

@@ -29,10 +29,9 @@ class Thoughts:
     def add(self, text: str) -> tuple[str, str]:
         """What is certain to be thinking, and what to be answer."""
         self._held += text
-        if self._place is _Place.FRONT and not self._enter(_Place.OPENED, otherwise=_Place.ANSWER):
-            return "", ""
-        if self._place is _Place.OPENED and not self._enter(_Place.THINKING, otherwise=_Place.THINKING):
-            return "", ""
+        while self._place in (_Place.FRONT, _Place.OPENED):
+            if not self._enter():
+                return "", ""
         thinking = self._think() if self._place is _Place.THINKING else ""
         if self._place is _Place.CLOSED:
             self._held = self._held.lstrip()
@@ -43,21 +42,21 @@ class Thoughts:
     def flush(self) -> tuple[str, str]:
         """The rest of both."""
         rest = self._take() + self._search.flush()
-        return (rest, "") if self._place in (_Place.OPENED, _Place.THINKING) else ("", rest)
+        if self._place is _Place.OPENED:
+            return rest.lstrip(), ""
+        return (rest, "") if self._place is _Place.THINKING else ("", rest)
 
-    def _enter(self, place: _Place, *, otherwise: _Place) -> bool:
-        """Go to `place` behind an opening tag, else to the other; False if that cannot be told yet."""
+    def _enter(self) -> bool:
+        """Pass an opening tag, or what stands where one could; False if that cannot be told yet."""
         bare = self._held.lstrip()
         tag = leading(bare, (self._opening,))
-        if tag == "":
-            return False
-        if tag is None:
-            self._held = self._held if self._place is _Place.FRONT else bare
-            self._place = otherwise
-        else:
-            self._held = bare.removeprefix(tag).lstrip()
-            self._place = place
-        return True
+        if tag is None and self._place is _Place.FRONT:
+            self._place = _Place.ANSWER
+        elif tag is None:
+            self._place, self._held = _Place.THINKING, bare
+        elif tag:
+            self._place, self._held = _Place.OPENED, bare.removeprefix(tag)
+        return tag != ""
 
     def _think(self) -> str:
         found = self._search.add(self._take())
