@@ -58,20 +58,17 @@ class Harmony:
     def _read_header(self, header: str) -> str:
         """Everything up to `<|message|>`; text where a header should be is the answer."""
         front, tag, rest = header.partition(MESSAGE)
-        if tag:
-            self._header = None
-            found, recipient = _CHANNEL.search(front), _RECIPIENT.search(front)
-            self._channel = found[1] if found else "final"
-            self._recipient = recipient[1] if recipient else ""
-            self._call = _without_start(front) + tag
-            return rest
-        bare = _without_start(header).lstrip()
-        is_role = header.startswith(START) and _ROLE.startswith(bare)
-        if len(header) > _LONGEST_HEADER or (leading(bare, _HEADER_FRONTS) is None and not is_role):
+        if len(front) > _LONGEST_HEADER + (0 if tag else len(MESSAGE)) or not _may_be_header(header):
             self._header, self._channel, self._recipient = None, "final", ""
             return _without_start(header)
-        self._header = header
-        return ""
+        if not tag:
+            self._header = header
+            return ""
+        found, recipient = _CHANNEL.search(front), _RECIPIENT.search(front)
+        self._header, self._channel = None, found[1] if found else "final"
+        self._recipient = recipient[1] if recipient else ""
+        self._call = _without_start(front) + tag
+        return rest
 
     def _read_body(self, text: str) -> str:
         found = self._body.add(text)
@@ -107,6 +104,12 @@ class Harmony:
     def _take(self) -> Parsed | None:
         parsed, self._parsed = self._parsed, Parsed()
         return parsed if parsed != Parsed() else None
+
+
+def _may_be_header(text: str) -> bool:
+    bare = _without_start(text).lstrip()
+    is_role = text.startswith(START) and _ROLE.startswith(bare)
+    return is_role or leading(bare, _HEADER_FRONTS) is not None
 
 
 def _without_start(header: str) -> str:

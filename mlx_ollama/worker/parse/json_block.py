@@ -62,7 +62,7 @@ class JsonReading:
             found = _VALUE.search(self._raw, len(self._start))
             header = self._raw[len(self._start) : found.start() if found else None]
             if not self._fits(header):
-                return Outcome(text=self._start or header, rest=self._raw[len(self._start or header) :])
+                return self._only_text(len(self._start) or 1)
             if not found:
                 return None
             self._value = self._read = found.start()
@@ -79,12 +79,18 @@ class JsonReading:
         is_short = len(header) <= _LONGEST_NAMING and _NAMING.fullmatch(header)
         return bool(is_short) and not any(end in header for end in self._block.ends)
 
+    def _only_text(self, length: int) -> Outcome:
+        """So much is no call; what follows may hold one."""
+        return Outcome(text=self._raw[:length], rest=self._raw[length:])
+
     def _advance(self) -> Outcome | None:
+        if not self._start and not self._looks_like_a_call():
+            return self._only_text(self._value + 1)
         if not self._brackets.broken:
             length = self._brackets.add(self._raw[self._read :])
             self._read = len(self._raw) if length is None else self._read + length
             if length is None:
-                return None if self._start or self._looks_like_a_call() else Outcome(text=self._raw)
+                return None
         if self._brackets.broken:
             return self._repair()
         return self._outcome("")
@@ -104,8 +110,7 @@ class JsonReading:
     def _outcome(self, closers: str) -> Outcome:
         header = self._raw[len(self._start) : self._value] if self._block.named else ""
         calls = calls_in(self._raw[self._value : self._read] + closers, self._toolbox, header)
-        rest = self._raw[self._read :]
-        return Outcome(calls=calls, rest=rest) if calls else Outcome(text=self._raw[: self._read], rest=rest)
+        return Outcome(calls=calls, rest=self._raw[self._read :]) if calls else self._only_text(self._read)
 
 
 def calls_in(text: str, toolbox: Toolbox, header: str = "") -> tuple[ToolCall, ...]:
