@@ -3,6 +3,8 @@ import json
 import pytest
 
 from mlx_ollama.errors import InvalidRequest
+from mlx_ollama.gotemplate.tools import as_go_tools
+from mlx_ollama.gotemplate.values import to_json
 from mlx_ollama.schemas import known_parts
 
 
@@ -59,3 +61,13 @@ def test_deep_schemas_are_refused() -> None:
         schema = {"properties": {"a": schema}}
     with pytest.raises(InvalidRequest, match="exceeded max depth"):
         known_parts({"function": {"parameters": schema}})
+
+
+def test_go_templates_see_the_same() -> None:
+    parameters = {"type": "object", "x": 1, "properties": {"a": {"type": ["integer", "null"], "default": 1}, "b": {}}}
+    for tool in (
+        {"type": "function", "function": {"name": "f", "parameters": parameters}},
+        {},
+        {"function": {"name": "f"}},
+    ):
+        assert to_json(as_go_tools([known_parts(tool)])) == to_json(as_go_tools([tool]))

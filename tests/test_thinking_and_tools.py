@@ -163,7 +163,14 @@ def test_the_prompt_has_the_tools_without_what_nobody_knows(server: Server) -> N
         assert "additionalProperties" not in prompt
 
 
-def test_a_whole_conversation_with_ollamas_client(server: Server) -> None:
+@pytest.fixture
+def client(server: Server) -> Iterator[ollama.Client]:
+    client = ollama.Client(host=server.url, trust_env=False)
+    yield client
+    client._client.close()
+
+
+def test_a_whole_conversation_with_ollamas_client(client: ollama.Client) -> None:
     def get_w(city: str, n: int = 1) -> str:
         """Tell the weather.
 
@@ -173,7 +180,6 @@ def test_a_whole_conversation_with_ollamas_client(server: Server) -> None:
         """
         return f"{n} sunny days in {city}"
 
-    client = ollama.Client(server.url)
     messages: list[Any] = list(HI)
     first = client.chat("jinja", messages, tools=[get_w], think=True)
     assert first.message.thinking == "hm"

@@ -74,7 +74,8 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        return bool(self._hf.chat_template)
+        """Also a renderer in Python, which mlx-lm has for a few families."""
+        return bool(self._hf.chat_template) or bool(getattr(self._hf, "has_chat_template", False))
 
     @cached_property
     def chat_template(self) -> str:

@@ -48,7 +48,9 @@ def _answer(
     is_generic: bool = False,
 ) -> Parser:
     thoughts, opening, gate = None, "", ""
-    if tags:
+    last = prompt.messages[-1] if prompt.messages else None
+    # An answer that the caller has begun is past its thinking (wire-spec 10.3).
+    if tags and not (last and last.role == "assistant" and last.content):
         opened = rendered.rstrip().endswith(tags[0])
         opening, gate = ("" if opened else tags[0]), tags[1]
         thoughts = Thoughts(*tags, opened=opened, trims=not is_generic)

@@ -9,7 +9,7 @@ from mlx_ollama.worker.parse.toolbox import Toolbox
 
 CALLS_BEGIN, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _CALL = re.compile(r"\s*<｜tool▁call▁begin｜>(.*?)<｜tool▁sep｜>(.*?)<｜tool▁call▁end｜>", re.DOTALL)
-_TYPED = re.compile(r"\s*(\S+)\s*```json\s*(.*?)\s*```\s*", re.DOTALL)
+_CODE, _CODE_END = "```json", "```"
 
 
 def deepseek_calls(text: str, toolbox: Toolbox) -> tuple[ToolCall, ...]:
@@ -17,9 +17,11 @@ def deepseek_calls(text: str, toolbox: Toolbox) -> tuple[ToolCall, ...]:
     calls = []
     at = 0
     while found := _CALL.match(text, at):
-        typed = _TYPED.fullmatch(found[2])
-        name, arguments = typed.groups() if typed else found.groups()
-        calls.append(toolbox.call(name, arguments))
+        name, arguments = found.groups()
+        if _CODE in arguments:
+            name, _, code = arguments.partition(_CODE)
+            arguments = code.rpartition(_CODE_END)[0]
+        calls.append(toolbox.call(name, arguments.strip()))
         at = found.end()
     is_all = not text[at:].strip() and all(calls)
     return tuple(call for call in calls if call) if is_all else ()

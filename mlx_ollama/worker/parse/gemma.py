@@ -7,7 +7,7 @@ from mlx_ollama.types import ToolCall
 from mlx_ollama.worker.parse.toolbox import Toolbox
 
 _CALL = re.compile(r"\s*call:([\w.\-]+)\s*\{")
-_KEY = re.compile(r"\s*(?:<escape>)?([^:{}<>,]+?)(?:<escape>)?\s*:")
+_KEY = re.compile(r"\s*+(?:<escape>)?([^:{}<>,]++)(?:<escape>)?:")
 _TEXT = re.compile(r"\s*<escape>(.*?)<escape>", re.DOTALL)
 _BARE = re.compile(r"\s*([^,{}\[\]<]*)")
 _MEMBER_END = re.compile(r"\s*([,}])")
@@ -51,6 +51,7 @@ def _object(text: str, at: int, name: str, toolbox: Toolbox) -> tuple[dict[str, 
         key, at = _match(_KEY, text, at)
         value, at = _value(text, at)
         # Text stays text; the schema has a say only in what is not marked.
+        key = key.strip()
         members[key] = toolbox.typed(name, {key: str(value)}, guess=True)[key] if isinstance(value, _Bare) else value
         mark, at = _match(_MEMBER_END, text, at)
     return members, at

@@ -1,6 +1,7 @@
 """What each family writes (`samples.jsonl`), in any cut: nothing is lost, and what is no call is text."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from mlx_ollama.protocol import Prompt
+from mlx_ollama.types import Message
 from mlx_ollama.worker.parse.choice import make_parser
 from mlx_ollama.worker.parse.parser import Parser
 from tests.worker.parse.feeding import TOOLS, plain, understood
@@ -93,6 +95,12 @@ def test_where_thinking_is_off_its_tags_are_text() -> None:
 def test_a_parser_tells_where_the_answer_begins(family: str, rendered: str, opening: str, gate: str) -> None:
     parser = _parser(family, rendered)
     assert (parser.opening, parser.gate) == (opening, gate)
+
+
+def test_an_answer_that_the_caller_began_is_past_its_thinking() -> None:
+    begun = (Message("user", "hi"), Message("assistant", "Sure"))
+    parser = make_parser(replace(_prompt(), messages=begun), tokenizer_of("qwen3"), "Sure")
+    assert (parser.opening, parser.gate) == ("", "")
 
 
 def test_a_raw_prompt_has_a_raw_answer() -> None:
