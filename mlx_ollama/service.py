@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 from mlx_ollama import gojson, gotime
@@ -21,8 +20,8 @@ from mlx_ollama.errors import (
     Unsupported,
     WorkerError,
 )
-from mlx_ollama.gotemplate import Template, TemplateError
-from mlx_ollama.models.describe import details_of, embeds
+from mlx_ollama.models.capabilities import capabilities, family, uses_harmony
+from mlx_ollama.models.describe import details_of
 from mlx_ollama.models.directory import NotAModel, inspect, jinja_template
 from mlx_ollama.models.modelfile import DEFAULT_TEMPLATE, modelfile_text, parameters_text
 from mlx_ollama.models.names import Reference, Source
@@ -30,6 +29,8 @@ from mlx_ollama.models.store import Store, StoredModel, StoreError
 from mlx_ollama.options import Options
 from mlx_ollama.pool import Lease, Pool
 from mlx_ollama.protocol import Prompt, Sampling
+from mlx_ollama.schemas import known_parts
+from mlx_ollama.thinking import Thinking, speaks_harmony, without_thoughts
 from mlx_ollama.types import (
     Chat,
     Completion,
@@ -61,6 +62,7 @@ ANY_OBJECT = '{"type":"object"}'
 _COPILOT = "GitHubCopilotChat/"
 _ID_ALPHABET = string.ascii_lowercase + string.digits
 _ID_LENGTH = 8
+_PULL_AGAIN = ". Pull the model again to get the latest version with full thinking support"
 _random = random.SystemRandom()
 
 
@@ -92,7 +94,7 @@ class Service:
         model = self._find(call)
         if not call.messages and call.keep_alive == 0:
             return self._unload(model)
-        _check_thinking(call)
+        self._check_thinking(call, model)
         self._check_chat(call, model)
         options = Options.merge(model.parameters, call.options)
         return self._generate(call, model, options, self._chat_prompt(call, model) if call.messages else None)
@@ -113,7 +115,7 @@ class Service:
             raise InvalidRequest(f"context of more than {MOST_CONTEXT_TOKENS} tokens")
         if call.raw and (call.template or call.system or call.context):
             raise InvalidRequest("raw mode does not support template, system, or context")
-        _check_thinking(call)
+        self._check_thinking(call, model)
         self._check_completion(call, model)
         options = Options.merge(model.parameters, call.options)
         return self._generate(call, model, options, self._completion_prompt(call, model) if call.prompt else None)
@@ -227,10 +229,13 @@ class Service:
         _check_images([call.images])
 
     def _capabilities(self, model: StoredModel) -> tuple[str, ...]:
-        """What the model can do here, not what its template could ask for."""
-        if embeds(model):
-            return ("embedding",)
-        return ("completion", "insert") if "suffix" in _variables(model.template) else ("completion",)
+        """What the model can do here (wire-spec 10.2)."""
+        return capabilities(model)
+
+    def _check_thinking(self, call: Generation, model: StoredModel) -> None:
+        if call.think and "thinking" not in self._capabilities(model):
+            is_older = family(model) == "qwen3" or model.name.model == "deepseek-r1"
+            raise Unsupported(f'"{call.model}" does not support thinking' + (_PULL_AGAIN if is_older else ""))
 
     def _unload(self, model: StoredModel) -> Events:
         self._pool.expire(model)
@@ -282,34 +287,34 @@ class Service:
         messages = [*model.messages, *call.messages]
         if model.system and call.messages[0].role != "system":
             messages.insert(0, Message("system", model.system))
-        return _prompt(call, model.template or None, messages, drop_oldest=call.truncate, tools=call.tools)
+        if family(model).startswith("qwen3") or model.name.model == "deepseek-r1":
+            messages = without_thoughts(messages)
+        thinking = self._thinking(call, model, model.template)
+        return _prompt(call, thinking, model.template, messages, drop_oldest=call.truncate, tools=call.tools)
 
     def _completion_prompt(self, call: Completion, model: StoredModel) -> Prompt:
-        template = call.template or model.template or None
+        template = call.template or model.template
         if call.raw:
-            return replace(_prompt(call, None, []), style="raw", text=call.prompt)
+            return replace(_prompt(call, Thinking(), "", []), style="raw", text=call.prompt)
+        thinking = self._thinking(call, model, template)
         if call.suffix:
-            return replace(_prompt(call, template, []), style="fill", text=call.prompt, suffix=call.suffix)
+            return replace(_prompt(call, thinking, template, []), style="fill", text=call.prompt, suffix=call.suffix)
         system = call.system or model.system
         messages = [Message("system", system)] if system else []
         if call.context is None:
             messages += model.messages
         messages.append(Message("user", call.prompt))
-        return replace(_prompt(call, template, messages), prefix=call.context or ())
+        return replace(_prompt(call, thinking, template, messages), prefix=call.context or ())
 
-
-@lru_cache(maxsize=256)
-def _variables(template: str) -> frozenset[str]:
-    """What a stored TEMPLATE refers to; nothing if it does not parse, which its use will tell."""
-    try:
-        return Template.parse(template).variables
-    except TemplateError:
-        return frozenset()
+    def _thinking(self, call: Generation, model: StoredModel, template: str) -> Thinking:
+        harmony = speaks_harmony(template) if template else uses_harmony(model)
+        return Thinking.settle(call.think, can_think="thinking" in self._capabilities(model), harmony=harmony)
 
 
 def _prompt(
     call: Generation,
-    template: str | None,
+    thinking: Thinking,
+    template: str,
     messages: Sequence[Message],
     *,
     drop_oldest: bool = False,
@@ -321,11 +326,12 @@ def _prompt(
         keep=0,
         shift=call.shift and call.truncate,
         drop_oldest=drop_oldest,
-        template=template,
+        template=template or None,
         messages=tuple(messages),
-        tools=tuple(dict(tool) for tool in tools),
-        think=False,
-        think_set=call.think is not None,
+        tools=tuple(known_parts(tool) for tool in tools),
+        think=thinking.think,
+        think_level=thinking.level,
+        think_set=thinking.is_set,
     )
 
 
@@ -368,11 +374,6 @@ async def _only(event: Event) -> AsyncGenerator[Event, None]:
 def _check_logprobs(call: Generation) -> None:
     if not 0 <= call.top_logprobs <= MOST_TOP_LOGPROBS:
         raise InvalidRequest(f"top_logprobs must be between 0 and {MOST_TOP_LOGPROBS}")
-
-
-def _check_thinking(call: Generation) -> None:
-    if call.think:
-        raise Unsupported(f'"{call.model}" does not support thinking')
 
 
 def _check_images(images: Sequence[tuple[bytes, ...]]) -> None:

@@ -4,10 +4,14 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mlx_ollama.errors import PromptTooLong, TemplateFailed
+from mlx_ollama.errors import PromptTooLong, TemplateFailed, Unsupported
+from mlx_ollama.fim import fill_format
 from mlx_ollama.gotemplate import Template, TemplateError, render_fill, render_messages
 from mlx_ollama.protocol import Prompt
+from mlx_ollama.thinking import speaks_harmony
 from mlx_ollama.types import Message
+from mlx_ollama.worker.jinja import render_chat
+from mlx_ollama.worker.legal_names import LegalNames
 from mlx_ollama.worker.tokenizer import Tokenizer
 
 LONGEST_TEMPLATE = 1 << 20
@@ -62,14 +66,25 @@ def _body(prompt: Prompt, messages: tuple[Message, ...], tokenizer: Tokenizer) -
         return prompt.text
     if prompt.template is None:
         return _by_own_template(prompt, messages, tokenizer)
+    tools = list(prompt.tools)
+    if speaks_harmony(prompt.template):
+        names = LegalNames.of(tools)
+        messages, tools = names.in_messages(messages), names.in_tools(tools)
     try:
-        template = _parsed(prompt.template)
+        template = parsed(prompt.template)
         if prompt.style == "fill":
-            return render_fill(template, prompt.text, prompt.suffix)
+            return render_fill(
+                template,
+                prompt.text,
+                prompt.suffix,
+                think=prompt.think,
+                think_level=prompt.think_level,
+                is_think_set=prompt.think_set,
+            )
         return render_messages(
             template,
             messages,
-            tools=list(prompt.tools),
+            tools=tools,
             think=prompt.think,
             think_level=prompt.think_level,
             is_think_set=prompt.think_set,
@@ -79,12 +94,23 @@ def _body(prompt: Prompt, messages: tuple[Message, ...], tokenizer: Tokenizer) -
 
 
 def _by_own_template(prompt: Prompt, messages: tuple[Message, ...], tokenizer: Tokenizer) -> str:
+    if prompt.style == "fill":
+        layout = fill_format(tokenizer.has_token)
+        if layout is None:
+            raise Unsupported("this model does not support insert")
+        return layout.prompt(prompt.text, prompt.suffix)
     if tokenizer.has_chat_template:
-        return tokenizer.render_chat(messages, prompt.tools, think=prompt.think)
-    return render_messages(_parsed("{{ .Prompt }}"), messages)
+        return render_chat(tokenizer, prompt, messages)
+    return render_messages(parsed("{{ .Prompt }}"), messages)
 
 
-def _parsed(text: str) -> Template:
+def parsed(text: str) -> Template:
+    """The parsed TEMPLATE; those of ordinary length are remembered.
+
+    Raises:
+        TemplateFailed: if it is too long to be parsed.
+        TemplateError: if it does not parse.
+    """
     if len(text) > LONGEST_TEMPLATE:
         raise TemplateFailed(f"template of {len(text)} characters: {LONGEST_TEMPLATE} are the most")
     return _remembered(text) if len(text) <= LONGEST_REMEMBERED_TEMPLATE else Template.parse(text)

@@ -32,7 +32,7 @@ class TextStream:
             self.stopped = True
             ready, self._held = self._held[: min(found)], ""
             return ready
-        keep = max(_overlap(self._held, stop) for stop in self._stops)
+        keep = max(overlap(self._held, stop) for stop in self._stops)
         split = len(self._held) - keep
         ready, self._held = self._held[:split], self._held[split:]
         return ready
@@ -42,7 +42,7 @@ class TextStream:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that is a beginning of `stop`."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):

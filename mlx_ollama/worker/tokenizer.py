@@ -1,14 +1,23 @@
 """A model's tokenizer, with what the reference's engine expects of one: exact bytes, and a BOS exactly once."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlx_ollama.errors import TemplateFailed
-from mlx_ollama.types import Message
+from mlx_ollama.thinking import tags_in
 
 _SPIECE_SPACE = "▁"
+
+
+class MlxCalls(NamedTuple):
+    """A format of tool calls that mlx-lm knows: the name of its module there, its tags, and the reader between them."""
+
+    kind: str
+    start: str
+    end: str
+    parse: Callable[[str, Any], Any]
 
 
 class Tokenizer:
@@ -42,22 +51,21 @@ class Tokenizer:
             found = self._bytes[token] = self._token_bytes(token)
         return found
 
-    def render_chat(self, messages: Sequence[Message], tools: Sequence[Any], *, think: bool) -> str:
+    def apply_chat_template(self, turns: list[dict[str, Any]], tools: list[Any], **options: Any) -> str:
         """The prompt by the model's own Jinja chat template; a last assistant message is left open to go on.
 
         Raises:
             TemplateFailed: with the template's own complaint.
         """
-        turns = [_as_jinja(message) for message in messages]
         goes_on = bool(turns) and turns[-1]["role"] == "assistant"
         try:
             rendered = self._hf.apply_chat_template(
                 turns,
-                tools=list(tools) or None,
+                tools=tools or None,
                 tokenize=False,
                 add_generation_prompt=not goes_on,
                 continue_final_message=goes_on,
-                enable_thinking=think,
+                **options,
             )
         # A chat template is a stranger's program: whatever it raises is about this request only.
         except Exception as error:
@@ -66,7 +74,48 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        return bool(self._hf.chat_template)
+        """Also a renderer in Python, which mlx-lm has for a few families."""
+        return bool(self._hf.chat_template) or bool(getattr(self._hf, "has_chat_template", False))
+
+    @cached_property
+    def chat_template(self) -> str:
+        """The Jinja text; of several the one for everything, of none an empty one."""
+        template = self._hf.chat_template
+        if isinstance(template, dict):
+            template = template.get("default")
+        return template if isinstance(template, str) else ""
+
+    @cached_property
+    def thinking_tags(self) -> tuple[str, str] | None:
+        """The tags around the thinking, by mlx-lm's detection where that fits the chat template."""
+        start, end = (getattr(self._hf, name, None) for name in ("think_start", "think_end"))
+        found = (start, end) if isinstance(start, str) and isinstance(end, str) else None
+        if found and found[1] in self.chat_template:
+            return found
+        return tags_in(self.chat_template) or found
+
+    @cached_property
+    def mlx_calls(self) -> MlxCalls | None:
+        """How the model writes calls, as mlx-lm finds it."""
+        parse = getattr(self._hf, "tool_parser", None)
+        if parse is None:
+            return None
+        kind = str(parse.__module__).rpartition(".")[2]
+        named = self._hf.init_kwargs.get("tool_parser_type", kind)
+        return MlxCalls(str(named), self._hf.tool_call_start, self._hf.tool_call_end, parse)
+
+    @cached_property
+    def structural_markers(self) -> tuple[str, ...]:
+        """Tags around a whole answer that mean nothing, as mlx-lm finds them."""
+        return tuple(getattr(self._hf, "structural_markers", ()))
+
+    def has_token(self, text: str) -> bool:
+        """Whether `text` is a token of its own."""
+        return text in self._vocabulary
+
+    @cached_property
+    def _vocabulary(self) -> frozenset[str]:
+        return frozenset(self._added.values())
 
     @cached_property
     def size(self) -> int:
@@ -109,22 +158,6 @@ class Tokenizer:
         if self._decoders & {"ByteFallback", "Metaspace", "Replace"}:
             return _spiece_bytes(piece)
         return str(self._hf.decode([token])).encode()
-
-
-def _as_jinja(message: Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.thinking:
-        turn["reasoning_content"] = turn["thinking"] = message.thinking
-    if message.tool_calls:
-        turn["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
-            for call in message.tool_calls
-        ]
-    if message.tool_name:
-        turn["name"] = message.tool_name
-    if message.tool_call_id:
-        turn["tool_call_id"] = message.tool_call_id
-    return turn
 
 
 def _spiece_bytes(piece: str) -> bytes:

@@ -1,0 +1,85 @@
+"""What a stored model can do, told by its template (wire-spec 10.2)."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from mlx_ollama.fim import fill_format
+from mlx_ollama.gotemplate import Template, TemplateError, thinking_tags
+from mlx_ollama.models.describe import embeds
+from mlx_ollama.models.directory import NotAModel, inspect, jinja_template
+from mlx_ollama.models.store import StoredModel
+from mlx_ollama.thinking import PAIRS, speaks_harmony, tags_in
+
+_HARMONY_FAMILIES = ("gpt_oss", "gptoss", "gpt-oss")
+_TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json")
+
+
+def capabilities(model: StoredModel) -> tuple[str, ...]:
+    """`embedding`, or `completion`, `tools`, `insert`, `thinking` as far as the model has them, in this order.
+
+    A TEMPLATE counts where there is one; without, the chat template in the model's directory does.
+    """
+    if embeds(model):
+        return ("embedding",)
+    found = _of_template(model.template) if model.template else _of_directory(model.directory, _stamp(model.directory))
+    if "thinking" not in found and family(model) in _HARMONY_FAMILIES:
+        found = (*found, "thinking")
+    return ("completion", *found)
+
+
+def family(model: StoredModel) -> str:
+    """The architecture of the weights; empty if they cannot be looked at."""
+    try:
+        return inspect(model.directory).family
+    except NotAModel:
+        return ""
+
+
+def uses_harmony(model: StoredModel) -> bool:
+    """Whether the model's messages have channels (wire-spec 10.5)."""
+    return speaks_harmony(model.template or jinja_template(model.directory))
+
+
+@lru_cache(maxsize=256)
+def _of_template(text: str) -> tuple[str, ...]:
+    """Nothing if the TEMPLATE does not parse, which its use will tell."""
+    try:
+        template = Template.parse(text)
+    except TemplateError:
+        return ()
+    named = [name for variable, name in (("tools", "tools"), ("suffix", "insert")) if variable in template.variables]
+    thinks = thinking_tags(template) is not None
+    return (*named, *(["thinking"] if thinks else []))
+
+
+@lru_cache(maxsize=256)
+def _of_directory(path: Path, stamp: tuple[int, ...]) -> tuple[str, ...]:
+    """Remembered for as long as the files that were read stay as they are."""
+    template = jinja_template(path)
+    named = ["tools"] if "tools" in template or "tool_call" in template else []
+    if _can_fill(path):
+        named.append("insert")
+    if tags_in(template) or speaks_harmony(template) or _has_tags_between_them(path, template):
+        named.append("thinking")
+    return tuple(named)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    files = [path / name for name in _TEMPLATE_FILES]
+    return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+
+
+def _can_fill(path: Path) -> bool:
+    tokenizer = path / "tokenizer.json"
+    tokens = tokenizer.read_text(encoding="utf-8", errors="replace") if tokenizer.is_file() else ""
+    return fill_format(lambda token: f'"{token}"' in tokens) is not None
+
+
+def _has_tags_between_them(path: Path, template: str) -> bool:
+    """Templates that only cut thoughts off name the closing tag alone; the tokenizer then has both."""
+    mentioned = [pair for pair in PAIRS if any(tag in template for tag in pair)]
+    tokenizer = path / "tokenizer.json"
+    if not mentioned or not tokenizer.is_file():
+        return False
+    tokens = tokenizer.read_bytes()
+    return any(all(f'"{tag}"'.encode() in tokens for tag in pair) for pair in mentioned)
