@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 from llguidance import LLMatcher
 
+from mlx_ollama.worker.parse.parser import Gate
 from mlx_ollama.worker.sampling import Sampler
 from mlx_ollama.worker.tokenizer import Tokenizer
 
@@ -15,22 +16,22 @@ logger = logging.getLogger(__name__)
 class Constraint:
     """A logits processor that leaves only tokens that the grammar allows.
 
-    A model that thinks does so first, and freely: `opening` is the text that begins its thoughts, forced where the
-    prompt has not begun them, and `gate` the text that ends them; both are empty where the answer begins at once. An
-    end token cannot come before the gate.
+    A model that thinks does so first, and freely: its thoughts are begun for it where the prompt has not done that, and
+    the grammar takes over behind the `gate`. An end token cannot come before that.
 
     It never raises, since that would break the streams that share its batch: `failure` says what went wrong.
     """
 
     def __init__(
-        self, matcher: LLMatcher, tokenizer: Tokenizer, end_tokens: frozenset[int], *, opening: str = "", gate: str = ""
+        self, matcher: LLMatcher, tokenizer: Tokenizer, end_tokens: frozenset[int], gate: Gate | None = None
     ) -> None:
         self.failure = ""
         self._matcher = matcher
         self._tokenizer = tokenizer
         self._ends = mx.array(sorted(end_tokens), dtype=mx.uint32)
-        self._forced = tokenizer.encode_plain(opening) if gate else []
-        self._gate = gate.encode()
+        self._forced = tokenizer.encode_plain(gate.opening) if gate else []
+        self._bridge = tokenizer.encode_plain(gate.bridge) if gate else []
+        self._gate = gate.text.encode() if gate else b""
         self._thoughts = b""
         self._sampled: mx.array | None = None
 
@@ -72,6 +73,7 @@ class Constraint:
             self._thoughts = thoughts[-len(self._gate) :]
             return
         self._gate = b""
+        self._forced = self._bridge
         # A token may hold the end of the thoughts and the beginning of the answer.
         beginning = rest.strip().decode("utf-8", "replace")
         if beginning:

@@ -59,8 +59,7 @@ class Stream:
         if self.likelihood is not None:
             self.processors.insert(0, self.likelihood)
         if self.grammar is not None:
-            opening, gate = self.parser.opening, self.parser.gate
-            self.constraint = Constraint(self.grammar.result(), tokenizer, end_tokens, opening=opening, gate=gate)
+            self.constraint = Constraint(self.grammar.result(), tokenizer, end_tokens, self.parser.gate)
             self.processors.append(self.constraint)
             self.sampler = self.constraint.watching(self.sampler)
 

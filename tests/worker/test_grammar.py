@@ -14,6 +14,7 @@ from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.protocol import Cancel, Failed, Submit
 from mlx_ollama.worker.constraint import Constraint
 from mlx_ollama.worker.grammar import Grammars, closed
+from mlx_ollama.worker.parse.parser import Gate
 from tests.worker.test_engine import PROMPTS, Machine, submit
 
 SCHEMAS = 1000
@@ -150,7 +151,7 @@ def test_thoughts_come_first_and_are_free(ending: Path) -> None:
     machine = Machine(ending)
     tokenizer = machine.tokenizer
     matcher = Grammars(tokenizer, machine.end_tokens).compile('{"type":"integer"}').result()
-    held = Constraint(matcher, tokenizer, machine.end_tokens, opening="<t>", gate="</t>")
+    held = Constraint(matcher, tokenizer, machine.end_tokens, Gate("</t>", opening="<t>", bridge="="))
     flat, end = mx.zeros((1, tokenizer.size)), min(machine.end_tokens)
     sample = held.watching(lambda given: given)
 
@@ -169,6 +170,8 @@ def test_thoughts_come_first_and_are_free(ending: Path) -> None:
         sample(mx.array([token]))
     allowed()
     sample(mx.array([tokenizer.encode_plain(">")[0]]))
+    assert allowed() == set(tokenizer.encode_plain("="))
+    sample(mx.array(tokenizer.encode_plain("=")))
     spelled = b"".join(tokenizer.token_bytes(token) for token in allowed())
     assert set(spelled) <= set(b"-0123456789")
     sample(mx.array([tokenizer.encode_plain("7")[0]]))
@@ -178,7 +181,7 @@ def test_thoughts_come_first_and_are_free(ending: Path) -> None:
 def test_a_token_may_hold_the_gate_and_the_beginning(ending: Path) -> None:
     machine = Machine(ending)
     matcher = Grammars(machine.tokenizer, machine.end_tokens).compile('{"type":"integer"}').result()
-    held = Constraint(matcher, machine.tokenizer, machine.end_tokens, gate="</t>")
+    held = Constraint(matcher, machine.tokenizer, machine.end_tokens, Gate("</t>"))
     held._think(b"so </")
     held._think(b"t>\n 12")
     logits = np.array(held(mx.array([5]), mx.zeros((1, machine.tokenizer.size))))[0]

@@ -2,7 +2,7 @@
 
 from mlx_ollama.types import ToolCall
 from mlx_ollama.worker.parse.calls import Calls
-from mlx_ollama.worker.parse.parser import Parsed
+from mlx_ollama.worker.parse.parser import Gate, Parsed
 from mlx_ollama.worker.parse.thoughts import Thoughts
 
 
@@ -18,13 +18,11 @@ class Answer:
         calls: Calls | None,
         *,
         tells: bool = False,
-        opening: str = "",
-        gate: str = "",
+        gate: Gate | None = None,
     ) -> None:
         self._thoughts = thoughts
         self._calls = calls
         self._nothing = Parsed() if tells else None
-        self.opening = opening
         self.gate = gate
 
     def add(self, text: str) -> Parsed | None:

@@ -10,7 +10,7 @@ from mlx_ollama.worker.parse.answer import Answer
 from mlx_ollama.worker.parse.calls import Block, Calls
 from mlx_ollama.worker.parse.formats import blocks_of, blocks_of_go, meaningless
 from mlx_ollama.worker.parse.harmony import Harmony
-from mlx_ollama.worker.parse.parser import Parser, PlainText
+from mlx_ollama.worker.parse.parser import Gate, Parser, PlainText
 from mlx_ollama.worker.parse.thoughts import Thoughts
 from mlx_ollama.worker.parse.toolbox import Toolbox
 from mlx_ollama.worker.prompt import parsed
@@ -47,12 +47,12 @@ def _answer(
     *,
     is_generic: bool = False,
 ) -> Parser:
-    thoughts, opening, gate = None, "", ""
+    thoughts, gate = None, None
     last = prompt.messages[-1] if prompt.messages else None
     # An answer that the caller has begun is past its thinking (wire-spec 10.3).
     if tags and not (last and last.role == "assistant" and last.content):
         opened = rendered.rstrip().endswith(tags[0])
-        opening, gate = ("" if opened else tags[0]), tags[1]
+        gate = Gate(tags[1], opening="" if opened else tags[0])
         thoughts = Thoughts(*tags, opened=opened, trims=not is_generic)
     calls = None
     if prompt.tools or dropped:
@@ -60,4 +60,4 @@ def _answer(
         calls = Calls(used, Toolbox(prompt.tools), trims=not is_generic, dropped=dropped)
     if not thoughts and not calls:
         return PlainText()
-    return Answer(thoughts, calls, tells=is_generic, opening=opening, gate=gate)
+    return Answer(thoughts, calls, tells=is_generic, gate=gate)

@@ -8,7 +8,7 @@
 import re
 
 from mlx_ollama.worker.legal_names import LegalNames
-from mlx_ollama.worker.parse.parser import Parsed
+from mlx_ollama.worker.parse.parser import Gate, Parsed
 from mlx_ollama.worker.parse.tags import TagSearch, leading
 from mlx_ollama.worker.parse.toolbox import Toolbox
 
@@ -24,8 +24,6 @@ _LONGEST_HEADER = 512
 class Harmony:
     """One answer on channels. `rendered` is the prompt, which ends inside a message of the assistant's."""
 
-    opening = ""
-
     def __init__(self, toolbox: Toolbox, names: LegalNames, rendered: str) -> None:
         self._toolbox = toolbox
         self._names = names
@@ -38,7 +36,8 @@ class Harmony:
         if (at := rendered.rfind(START)) >= 0:
             self.add(rendered[at:])
             self._body.flush()
-        self.gate = "<|channel|>final<|message|>" if self._channel != "final" else ""
+        # The model may name the kind of its answer after the channel (`<|constrain|>json`): the bridge cuts that short.
+        self.gate = Gate("<|channel|>final", bridge="<|message|>") if self._channel != "final" else None
 
     def add(self, text: str) -> Parsed | None:
         while text:

@@ -22,18 +22,27 @@ class Parsed:
         return Parsed(self.text + other.text, self.thinking + other.thinking, self.calls + other.calls)
 
 
+@dataclass(frozen=True)
+class Gate:
+    """Where the answer proper begins, for a grammar that must not hold back the thinking.
+
+    That is behind the first `text` in the raw text, white space aside, and behind the `bridge` that has to follow it.
+    `opening` is what begins the thinking; it is empty where the prompt has begun it.
+    """
+
+    text: str
+    opening: str = ""
+    bridge: str = ""
+
+
 class Parser(Protocol):
     """Takes raw text as it grows. What may be the start of a tag is withheld, and nothing is lost.
 
-    A grammar must not hold back the thinking, so a parser tells where that ends: the answer proper begins behind the
-    first `gate` in the raw text, white space aside. `opening` is what the text has to begin with for there to be a
-    gate at all; it is empty where the prompt has opened the thinking. Both are empty where the answer begins at once.
+    `gate` is None where the answer begins at once.
     """
 
     @property
-    def gate(self) -> str: ...
-    @property
-    def opening(self) -> str: ...
+    def gate(self) -> Gate | None: ...
 
     def add(self, text: str) -> Parsed | None:
         """What is certain with this text; None if there is nothing to send."""
@@ -45,8 +54,7 @@ class Parser(Protocol):
 class PlainText:
     """Everything is the answer."""
 
-    gate = ""
-    opening = ""
+    gate = None
 
     def add(self, text: str) -> Parsed | None:
         return Parsed(text) if text else None

@@ -11,7 +11,7 @@ import pytest
 from mlx_ollama.protocol import Prompt
 from mlx_ollama.types import Message
 from mlx_ollama.worker.parse.choice import make_parser
-from mlx_ollama.worker.parse.parser import Parser
+from mlx_ollama.worker.parse.parser import Gate, Parser
 from tests.worker.parse.feeding import TOOLS, plain, understood
 from tests.worker.parse.tokenizers import tokenizer_of
 
@@ -81,26 +81,25 @@ def test_where_thinking_is_off_its_tags_are_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "rendered", "opening", "gate"),
+    ("family", "rendered", "gate"),
     [
-        ("qwen3", "", "<think>", "</think>"),
-        ("qwen3.5", "<think>\n", "", "</think>"),
-        ("magistral", "", "[THINK]", "[/THINK]"),
-        ("gemma4", "", "<|channel>thought", "<channel|>"),
-        ("gpt-oss", "<|start|>assistant", "", "<|channel|>final<|message|>"),
-        ("gpt-oss", "<|start|>assistant<|channel|>final<|message|>So", "", ""),
-        ("plain", "", "", ""),
+        ("qwen3", "", Gate("</think>", opening="<think>")),
+        ("qwen3.5", "<think>\n", Gate("</think>")),
+        ("magistral", "", Gate("[/THINK]", opening="[THINK]")),
+        ("gemma4", "", Gate("<channel|>", opening="<|channel>thought")),
+        ("gpt-oss", "<|start|>assistant", Gate("<|channel|>final", bridge="<|message|>")),
+        ("gpt-oss", "<|start|>assistant<|channel|>final<|message|>So", None),
+        ("plain", "", None),
     ],
 )
-def test_a_parser_tells_where_the_answer_begins(family: str, rendered: str, opening: str, gate: str) -> None:
-    parser = _parser(family, rendered)
-    assert (parser.opening, parser.gate) == (opening, gate)
+def test_a_parser_tells_where_the_answer_begins(family: str, rendered: str, gate: Gate | None) -> None:
+    assert _parser(family, rendered).gate == gate
 
 
 def test_an_answer_that_the_caller_began_is_past_its_thinking() -> None:
     begun = (Message("user", "hi"), Message("assistant", "Sure"))
     parser = make_parser(replace(_prompt(), messages=begun), tokenizer_of("qwen3"), "Sure")
-    assert (parser.opening, parser.gate) == ("", "")
+    assert parser.gate is None
 
 
 def test_a_raw_prompt_has_a_raw_answer() -> None:

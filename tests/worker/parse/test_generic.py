@@ -10,7 +10,7 @@ from mlx_ollama.gotemplate import Template
 from mlx_ollama.protocol import Prompt
 from mlx_ollama.worker.parse.choice import make_parser
 from mlx_ollama.worker.parse.generic import block_of
-from mlx_ollama.worker.parse.parser import Parsed, Parser
+from mlx_ollama.worker.parse.parser import Gate, Parsed, Parser
 from tests.gotemplate.test_prompt import TOOLTHINK
 from tests.worker.parse.feeding import TOOLS, plain, understood
 from tests.worker.parse.tokenizers import tokenizer_of
@@ -99,8 +99,8 @@ def test_without_thinking_its_tags_are_text() -> None:
 def test_the_prompt_may_have_opened_the_thinking() -> None:
     parser = partial(_parser, TOOLTHINK, "<|assistant|><think>\n")
     assert plain(understood(parser, "a</think>b")) == ("b", "a", [])
-    assert (parser().opening, parser().gate) == ("", "</think>")
-    assert (_parser(TOOLTHINK).opening, _parser(TOOLTHINK).gate) == ("<think>", "</think>")
+    assert parser().gate == Gate("</think>")
+    assert _parser(TOOLTHINK).gate == Gate("</think>", opening="<think>")
 
 
 def test_text_that_is_withheld_is_told_of() -> None:
