@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -217,3 +218,51 @@ def test_what_was_thought_before_is_not_read_again(server: Server) -> None:
     assert "deep" not in prompt
     kept = server.post("/api/chat", {**body, "model": "plain"}).json()["_debug_info"]["rendered_template"]
     assert "deep" in kept
+
+
+@pytest.mark.parametrize("model", ["jinja", "go"])
+@pytest.mark.parametrize("think", [None, True, False])
+def test_a_format_holds_the_answer_and_not_the_thinking(server: Server, model: str, think: bool | None) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}
+    body = {"model": model, "messages": HI, "format": schema, "think": think, "options": {"num_predict": 60}}
+    lines = server.lines("/api/chat", body)
+    content = "".join(line["message"]["content"] for line in lines)
+    thinking = "".join(line["message"].get("thinking", "") for line in lines)
+    assert json.loads(content) in ({"n": 1}, {"n": 2})
+    assert thinking == ("" if think is False else "hm")
+    assert lines[-1]["done_reason"] == "stop"
+
+
+def test_thoughts_and_formats_that_do_not_end_are_cut_off(server: Server) -> None:
+    schema = {"type": "string", "minLength": 500}
+    whole = _chat(server, format=schema, tools=[], options={"num_predict": 30})
+    assert (whole["done_reason"], whole["message"]["thinking"]) == ("length", "hm")
+    assert whole["message"]["content"].startswith('"')
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rendered"),
+    [
+        (("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), "<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>"),
+        (("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), "<fim_prefix>a<fim_suffix>b<fim_middle>"),
+        (("[SUFFIX]", "[PREFIX]"), "[SUFFIX]b[PREFIX]a"),
+        (("<|fim_prefix|>", "<|fim_middle|>"), None),
+    ],
+)
+def test_filling_in_where_the_tokenizer_can(tmp_path: Path, tokens: tuple[str, ...], rendered: str | None) -> None:
+    directory = write_parrot(tmp_path / "coder", FAMILIES["plain"][0], ["mid", "dle"], [tokens[-1], "a"], knows=tokens)
+    made = run_cli("import", "coder", str(directory), "--home", str(tmp_path), "--parameter", "temperature=0")
+    assert made.returncode == 0, made.stderr
+    with serving(tmp_path) as server:
+        body = {"model": "coder", "prompt": "a", "suffix": "b", "stream": False}
+        answer = server.post("/api/generate", body)
+        capabilities = server.post("/api/show", {"model": "coder"}).json()["capabilities"]
+        if rendered is None:
+            message = "registry.ollama.ai/library/coder:latest does not support insert"
+            assert (answer.status_code, answer.json()) == (400, {"error": message})
+            assert capabilities == ["completion"]
+            return
+        assert capabilities == ["completion", "insert"]
+        assert answer.json()["response"] == "middle"
+        shown = server.post("/api/generate", {**body, "_debug_render_only": True}).json()
+        assert shown["_debug_info"]["rendered_template"] == rendered

@@ -17,15 +17,17 @@ _HIDDEN = 64
 _END = "<|im_end|>"
 
 
-def write_parrot(directory: Path, template: str, answer: Sequence[str], cues: Sequence[str]) -> Path:
+def write_parrot(
+    directory: Path, template: str, answer: Sequence[str], cues: Sequence[str], *, knows: Sequence[str] = ()
+) -> Path:
     """Writes a model that says `answer` to a prompt whose last token is the last one of one of `cues`.
 
-    Each part of the answer becomes a token of its own; none may come twice.
+    Each part of the answer becomes a token of its own; none may come twice. `knows` are more tokens of its vocabulary.
     """
     directory.mkdir(parents=True)
     write_tokenizer(directory)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
-    tokenizer.add_tokens([AddedToken(part, special=True) for part in answer])
+    tokenizer.add_tokens([AddedToken(part, special=True) for part in (*answer, *knows)])
     tokenizer.chat_template = template
     tokenizer.save_pretrained(directory)
     config = {
