@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from mlx_ollama.dialects import ollama, ollama_embed
+from mlx_ollama.doors import DECODERS, refuse_of
 from mlx_ollama.durations import keep_alive_seconds
 from mlx_ollama.link import WorkerLink
 from mlx_ollama.models.store import Store, StoredModel
@@ -52,13 +52,12 @@ def create_gateway(settings: Settings) -> Gateway:
     def allow_of(path: str) -> str | None:
         return table[path].allow if path in table else None
 
-    decoders = {**ollama.DECODERS, **ollama_embed.DECODERS}
     # The order in which a request meets them, outermost first.
     policies = [
         Middleware(AccessLog),
         Middleware(Origin, origins=settings.origins, bind_host=settings.host, allow_of=allow_of),
-        Middleware(Errors),
-        Middleware(Decode, decoders=decoders, max_body=settings.max_body, timeout=settings.body_timeout),
+        Middleware(Errors, refuse_of=refuse_of),
+        Middleware(Decode, decoders=DECODERS, max_body=settings.max_body, timeout=settings.body_timeout),
         Middleware(IgnoredOptions, strict=settings.strict),
         Middleware(Drain, in_flight=in_flight),
         Middleware(CancelOnDisconnect),

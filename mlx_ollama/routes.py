@@ -4,17 +4,20 @@ import asyncio
 import posixpath
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
+from types import MappingProxyType
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from mlx_ollama.dialects import ollama, ollama_embed
-from mlx_ollama.dialects.ollama_answers import ChatEncoder, Encoder, GenerateEncoder
+from mlx_ollama.dialects import ollama
+from mlx_ollama.dialects.answers import REFUSAL_JSON, Answers, Door
+from mlx_ollama.doors import DOORS
 from mlx_ollama.errors import MlxOllamaError
 from mlx_ollama.service import Events, Service
-from mlx_ollama.types import Chat, Completion, Done, Embed, Rendered
+from mlx_ollama.types import Chat, Embed
 
 COMPATIBLE_VERSION = "0.33.0"
 """The version of Ollama whose behaviour this is. Clients compare it, so it has no suffix (clients.md, trap 10)."""
@@ -63,49 +66,48 @@ class JsonResponse(Response):
 
     media_type = None
 
-    def __init__(self, body: bytes, content_type: str = ollama.JSON) -> None:
-        super().__init__(body, headers={"content-type": content_type})
+    def __init__(
+        self, body: bytes, headers: Mapping[str, str] = MappingProxyType({"content-type": REFUSAL_JSON})
+    ) -> None:
+        super().__init__(body, headers=headers)
         if len(body) > CHUNKED_FROM_BYTES:
             del self.headers["content-length"]
 
 
 class EventStream(Response):
-    """One line per event, one flush per line.
+    """An answer as it comes, one flush per event.
 
     The status is sent with the first event, so whatever fails before it still gets a status of its own; what fails
-    later becomes the last line (wire-spec 2.4).
+    later is told in the stream (wire-spec 2.4, 8.1).
     """
 
-    def __init__(self, events: Events, encoder: Encoder) -> None:
-        self._events, self._encoder = events, encoder
+    def __init__(self, events: Events, answers: Answers) -> None:
+        self._events, self._answers = events, answers
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answers = self._answers
         async with aclosing(self._events) as events:
             scope.setdefault("state", {})["job"] = True
             first = await anext(events)
-            if isinstance(first, Rendered) or (isinstance(first, Done) and first.usage is None):
-                # Loads, unloads and renderings are one plain object even where a stream was asked for.
-                await JsonResponse(self._encoder.encode(first))(scope, receive, send)
+            if answers.is_plain(first):
+                await JsonResponse(answers.whole([first]), answers.whole_headers)(scope, receive, send)
                 return
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": 200,
-                    "headers": [(b"content-type", ollama.NDJSON.encode())],
-                }
-            )
-            await self._line(send, self._encoder.encode(first))
+            headers = [(name.encode(), value.encode()) for name, value in answers.stream_headers.items()]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await _flush(send, answers.event(first))
             try:
                 async for event in events:
-                    await self._line(send, self._encoder.encode(event))
+                    await _flush(send, answers.event(event))
+                await _flush(send, answers.end())
             except MlxOllamaError as error:
-                await self._line(send, ollama.encode_error(error.message))
+                await _flush(send, answers.broken(error.message))
         await send({"type": "http.response.body", "body": b""})
 
-    async def _line(self, send: Send, line: bytes) -> None:
-        if line:
-            await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
+
+async def _flush(send: Send, piece: bytes) -> None:
+    if piece:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
 
 
 def resources(service: Service) -> dict[str, Resource]:
@@ -126,32 +128,13 @@ def resources(service: Service) -> dict[str, Resource]:
     async def show(request: Request) -> Response:
         return JsonResponse(ollama.encode_show(await asyncio.to_thread(service.show, request.state.call)))
 
-    async def generate(request: Request) -> Response:
-        call: Completion = request.state.call
-        return await _answer(call, service.complete(call), GenerateEncoder(call.model))
-
-    async def chat(request: Request) -> Response:
-        call: Chat = request.state.call
-        return await _answer(call, service.chat(call), ChatEncoder(call.model))
-
-    async def embed(request: Request) -> Response:
-        call: Embed = request.state.call
-        embeddings = await service.embed(call)
-        return JsonResponse(await asyncio.to_thread(ollama_embed.encode_embed, call.model, embeddings))
-
-    async def legacy_embed(request: Request) -> Response:
-        return JsonResponse(ollama_embed.encode_legacy(await service.embed(request.state.call)))
-
     return {
         "/": Resource({"HEAD": root, "GET": root}),
         "/api/version": Resource({"HEAD": version, "GET": version}),
         "/api/tags": Resource({"HEAD": tags, "GET": tags}),
         "/api/ps": Resource({"GET": ps}),
         "/api/show": Resource({"POST": show}),
-        "/api/generate": Resource({"POST": generate}),
-        "/api/chat": Resource({"POST": chat}),
-        "/api/embed": Resource({"POST": embed}),
-        "/api/embeddings": Resource({"POST": legacy_embed}),
+        **{path: Resource({"POST": _asking(service, door)}) for path, door in DOORS.items()},
     }
 
 
@@ -160,12 +143,23 @@ def routes(table: Mapping[str, Resource]) -> list[BaseRoute]:
     return [Route(path, resource) for path, resource in table.items()]
 
 
-async def _answer(call: Chat | Completion, events: Events, encoder: Encoder) -> Response:
-    if call.stream:
-        return EventStream(events, encoder)
-    async with aclosing(events):
-        whole = [event async for event in events]
-    return JsonResponse(encoder.encode_whole(whole))
+def _asking(service: Service, door: Door) -> Endpoint:
+    """What is asked of a model through one door, in whatever dialect."""
+
+    async def ask(request: Request) -> Response:
+        call = request.state.call
+        answers: Any = door.answers(call)
+        if isinstance(call, Embed):
+            embeddings = await service.embed(call)
+            return JsonResponse(await asyncio.to_thread(answers.vectors, embeddings))
+        events = service.chat(call) if isinstance(call, Chat) else service.complete(call)
+        if call.stream:
+            return EventStream(events, answers)
+        async with aclosing(events):
+            whole = [event async for event in events]
+        return JsonResponse(answers.whole(whole), answers.whole_headers)
+
+    return ask
 
 
 def _plain(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -1,10 +1,11 @@
 """Ollama's own dialect: `/api/*` (wire-spec sections 2 to 5)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from mlx_ollama import gojson, gotime
+from mlx_ollama.dialects.answers import PLAIN_JSON, REFUSAL_JSON, Refusal, Stage
 from mlx_ollama.dialects.gotypes import (
     Struct,
     anything,
@@ -21,7 +22,6 @@ from mlx_ollama.dialects.gotypes import (
 )
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.types import (
-    Call,
     Chat,
     Completion,
     Details,
@@ -32,10 +32,6 @@ from mlx_ollama.types import (
     ShownModel,
     ToolCall,
 )
-
-JSON = "application/json; charset=utf-8"
-JOB_ERROR = "application/json"
-NDJSON = "application/x-ndjson"
 
 
 def _arguments(value: Any, where: str) -> Mapping[str, Any]:
@@ -133,16 +129,10 @@ def decode_show(body: bytes, headers: Mapping[str, str]) -> Show:
     )
 
 
-DECODERS: Mapping[str, Callable[[bytes, Mapping[str, str]], Call]] = {
-    "/api/generate": decode_generate,
-    "/api/chat": decode_chat,
-    "/api/show": decode_show,
-}
-
-
-def encode_error(message: str) -> bytes:
-    """An error body, or the line that ends a broken stream (wire-spec 2.4)."""
-    return gojson.dumps({"error": message})
+def refuse(status: int, message: str, stage: Stage) -> Refusal:
+    """An error body; one in the place of a stream has its own content type (wire-spec 0.2)."""
+    content_type = PLAIN_JSON if stage == "answering" else REFUSAL_JSON
+    return Refusal(gojson.dumps({"error": message}), {"content-type": content_type})
 
 
 def encode_tags(models: Sequence[ListedModel]) -> bytes:

@@ -1,24 +1,45 @@
 """Answers of Ollama's own dialect: one object for each event (wire-spec section 2)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlx_ollama import gojson, gotime
-from mlx_ollama.types import Delta, Done, Event, TokenLogprob, ToolCall, Usage
+from mlx_ollama.dialects.answers import REFUSAL_JSON
+from mlx_ollama.types import Delta, Done, Event, Generation, Rendered, TokenLogprob, ToolCall, Usage
+
+NDJSON = "application/x-ndjson"
 
 
 class Encoder(ABC):
-    """The objects of one answer.
+    """The objects of one answer, a line each in a stream.
 
     Most of them are a piece of text in a frame that never changes: it is written once, only time and text are new.
     """
 
-    def __init__(self, model: str) -> None:
-        self._head = b'{"model":' + gojson.dumps(model) + b',"created_at":"'
+    stream_headers: Mapping[str, str] = {"content-type": NDJSON}
+    whole_headers: Mapping[str, str] = {"content-type": REFUSAL_JSON}
 
-    def encode(self, event: Event) -> bytes:
-        """One object of a streamed answer; empty where the event has nothing to tell."""
+    def __init__(self, call: Generation) -> None:
+        self._head = b'{"model":' + gojson.dumps(call.model) + b',"created_at":"'
+
+    def event(self, event: Event) -> bytes:
+        """A line of a streamed answer; empty where the event has nothing to tell."""
+        line = self._encode(event)
+        return line + b"\n" if line else b""
+
+    def end(self) -> bytes:
+        return b""
+
+    def broken(self, message: str) -> bytes:
+        """The line that ends a stream which cannot go on (wire-spec 2.4)."""
+        return gojson.dumps({"error": message}) + b"\n"
+
+    def is_plain(self, first: Event) -> bool:
+        """Loads, unloads and renderings are one plain object (wire-spec 2)."""
+        return isinstance(first, Rendered) or (isinstance(first, Done) and first.usage is None)
+
+    def _encode(self, event: Event) -> bytes:
         if isinstance(event, Delta):
             if event.thinking or event.tool_calls or event.logprobs or not event.text:
                 return self._uncommon(event)
@@ -26,11 +47,11 @@ class Encoder(ABC):
         rest = self._end(Delta(""), event) if isinstance(event, Done) else self._rendered(event.prompt)
         return self._framed(gojson.dumps(rest)[1:])
 
-    def encode_whole(self, events: Sequence[Event]) -> bytes:
+    def whole(self, events: Sequence[Event]) -> bytes:
         """`stream: false`: the last object, with what all others had (wire-spec 2.3)."""
         last = events[-1]
         if not isinstance(last, Done):
-            return self.encode(last)
+            return self._encode(last)
         whole = Delta.joined([event for event in events if isinstance(event, Delta)])
         return self._framed(gojson.dumps(self._end(whole, last))[1:])
 
@@ -57,8 +78,8 @@ class Encoder(ABC):
 class GenerateEncoder(Encoder):
     """Answers of `/api/generate` (wire-spec 2.1). Tool calls ride on the last object only, without ids (10.3)."""
 
-    def __init__(self, model: str) -> None:
-        super().__init__(model)
+    def __init__(self, call: Generation) -> None:
+        super().__init__(call)
         self._calls: tuple[ToolCall, ...] = ()
 
     def _piece(self, text: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -45,10 +45,23 @@ def decode_legacy(body: bytes, headers: Mapping[str, str]) -> Embed:
     return Embed(**{"model": "", **members}, inputs=inputs, truncate=False, normalize=False, legacy=True)
 
 
-DECODERS: Mapping[str, Callable[[bytes, Mapping[str, str]], Embed]] = {
-    "/api/embed": decode_embed,
-    "/api/embeddings": decode_legacy,
-}
+class EmbedAnswers:
+    """Answers of `/api/embed`."""
+
+    def __init__(self, call: Embed) -> None:
+        self._model = call.model
+
+    def vectors(self, embeddings: Embeddings) -> bytes:
+        return encode_embed(self._model, embeddings)
+
+
+class LegacyAnswers:
+    """Answers of `/api/embeddings`."""
+
+    def __init__(self, call: Embed) -> None: ...
+
+    def vectors(self, embeddings: Embeddings) -> bytes:
+        return encode_legacy(embeddings)
 
 
 def encode_embed(model: str, embeddings: Embeddings) -> bytes:

@@ -1,11 +1,12 @@
 """Renders every error once, in the caller's dialect."""
 
 import logging
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_ollama import errors
-from mlx_ollama.dialects import ollama
+from mlx_ollama.dialects.answers import Refuse, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,14 @@ def status_of(error: errors.MlxOllamaError) -> int:
 
 
 class Errors:
-    """Turns what is raised inside into an answer; a response that has begun can only be cut off."""
+    """Turns what is raised inside into an answer; a response that has begun can only be cut off.
 
-    def __init__(self, app: ASGIApp) -> None:
+    `refuse_of` gives the dialect of a path.
+    """
+
+    def __init__(self, app: ASGIApp, *, refuse_of: Callable[[str], Refuse]) -> None:
         self.app = app
+        self._refuse_of = refuse_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
@@ -49,19 +54,25 @@ class Errors:
         except errors.MlxOllamaError as error:
             if begun:
                 raise
-            await _refuse(scope, send, status_of(error), error.message)
+            await _refuse(self._refuse_of(scope["path"]), scope, send, status_of(error), error.message)
         # The last resort of the server: a fault of ours must not take the connection down without a word.
         except Exception:
             if begun or scope["type"] != "http":
                 raise
             logger.exception("%s %s failed", scope["method"], scope["path"])
-            await _refuse(scope, send, 500, "internal server error")
+            await _refuse(self._refuse_of(scope["path"]), scope, send, 500, "internal server error")
 
 
-async def _refuse(scope: Scope, send: Send, status: int, message: str) -> None:
-    """A stream that fails before its first line has its own content type (wire-spec 0.2)."""
-    content_type = ollama.JOB_ERROR if scope.get("state", {}).get("job") else ollama.JSON
-    body = ollama.encode_error(message)
-    headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
+async def _refuse(refuse: Refuse, scope: Scope, send: Send, status: int, message: str) -> None:
+    refusal = refuse(status, message, _stage(scope))
+    headers = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
+    headers.append((b"content-length", str(len(refusal.body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": refusal.body})
+
+
+def _stage(scope: Scope) -> Stage:
+    state = scope.get("state", {})
+    if state.get("job"):
+        return "answering"
+    return "checking" if "call" in state else "decoding"

@@ -14,7 +14,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
 from mlx_ollama import errors
-from mlx_ollama.dialects import ollama
+from mlx_ollama.dialects.answers import REFUSAL_JSON
+from mlx_ollama.doors import DECODERS, refuse_of
 from mlx_ollama.policies.decode import Decode
 from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.drain import Drain, InFlight
@@ -68,9 +69,9 @@ def _origin(*origins: str, bind_host: str = "127.0.0.1") -> Middleware:
     ],
 )
 def test_errors_become_answers(error: errors.MlxOllamaError, status: int) -> None:
-    answer = _ask(_app(_raising(error), Middleware(Errors)))
+    answer = _ask(_app(_raising(error), Middleware(Errors, refuse_of=refuse_of)))
     assert (answer.status_code, answer.json()) == (status, {"error": error.message})
-    assert answer.headers["content-type"] == ollama.JSON
+    assert answer.headers["content-type"] == REFUSAL_JSON
 
 
 def test_every_error_has_a_status() -> None:
@@ -82,7 +83,7 @@ def test_every_error_has_a_status() -> None:
 
 
 def test_our_own_faults_do_not_leak() -> None:
-    answer = _ask(_app(_raising(ZeroDivisionError("secret")), Middleware(Errors)))
+    answer = _ask(_app(_raising(ZeroDivisionError("secret")), Middleware(Errors, refuse_of=refuse_of)))
     assert (answer.status_code, answer.json()) == (500, {"error": "internal server error"})
 
 
@@ -133,7 +134,11 @@ def test_wildcards_look_at_both_ends() -> None:
 
 
 def test_bodies_are_bounded_and_read_to_their_end() -> None:
-    app = _app(_fine, Middleware(Errors), Middleware(Decode, decoders=ollama.DECODERS, max_body=1000, timeout=0.2))
+    app = _app(
+        _fine,
+        Middleware(Errors, refuse_of=refuse_of),
+        Middleware(Decode, decoders=DECODERS, max_body=1000, timeout=0.2),
+    )
     answer = _ask(app, "POST", content=b"x" * 5000)
     assert answer.status_code == 413
     assert "5000 bytes, the limit is 1000 (MLX_API_MAX_BODY)" in answer.json()["error"]
@@ -150,7 +155,7 @@ def test_a_body_that_stops_arriving_is_given_up() -> None:
         async def send(message: Message) -> None:
             sent.append(message)
 
-        policy = Errors(Decode(_app(_fine), decoders=ollama.DECODERS, max_body=1000, timeout=0.01))
+        policy = Errors(Decode(_app(_fine), decoders=DECODERS, max_body=1000, timeout=0.01), refuse_of=refuse_of)
         await policy({"type": "http", "path": "/api/chat", "method": "POST", "headers": []}, receive, send)
         return sent
 
@@ -172,7 +177,7 @@ def test_a_body_that_never_ends_well_is_no_call() -> None:
         async def send(message: Message) -> None:
             sent.append(message)
 
-        policy = Decode(_app(_fine), decoders=ollama.DECODERS, max_body=1000, timeout=0.2)
+        policy = Decode(_app(_fine), decoders=DECODERS, max_body=1000, timeout=0.2)
         await policy({"type": "http", "path": "/api/chat", "method": "POST", "headers": []}, receive, send)
         return sent
 
@@ -198,8 +203,10 @@ def test_no_new_answers_while_draining() -> None:
         in_flight.closed = True
         return in_flight
 
-    decode = Middleware(Decode, decoders=ollama.DECODERS, max_body=1000, timeout=0.2)
-    app = _app(_fine, Middleware(Errors), decode, Middleware(Drain, in_flight=asyncio.run(closed())))
+    decode = Middleware(Decode, decoders=DECODERS, max_body=1000, timeout=0.2)
+    app = _app(
+        _fine, Middleware(Errors, refuse_of=refuse_of), decode, Middleware(Drain, in_flight=asyncio.run(closed()))
+    )
     answer = _ask(app, "POST", content=b'{"model":"x"}')
     assert (answer.status_code, answer.json()) == (503, {"error": "server is shutting down"})
     assert _ask(app, "GET").status_code == 200

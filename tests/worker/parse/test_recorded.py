@@ -11,8 +11,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_ollama.dialects import ollama
-from mlx_ollama.dialects.ollama_answers import ChatEncoder, Encoder, GenerateEncoder
+from mlx_ollama.doors import DOORS
 from mlx_ollama.protocol import Prompt
 from mlx_ollama.schemas import known_parts
 from mlx_ollama.thinking import Thinking
@@ -117,21 +116,21 @@ def _done(last: Mapping[str, Any]) -> Done:
 def _body(case: Mapping[str, Any]) -> str:
     """What we answer."""
     request = case["request"]
-    is_chat = request["path"] == "/api/chat"
-    call = ollama.DECODERS[request["path"]](request["body"].encode(), {})
+    door = DOORS[request["path"]]
+    call = door.decode(request["body"].encode(), {})
     assert isinstance(call, Generation)
     script = json.loads(case["setup"].removeprefix("runner script: "))
     recorded = case["response"]["body"]
     last = json.loads(recorded.strip().splitlines()[-1])
     said = Script(script.get("completion", script.get("chat")), call.top_logprobs)
     events = _answer(call, said, is_limited="stop_type" in script)
-    encoder: Encoder = ChatEncoder(call.model) if is_chat else GenerateEncoder(call.model)
+    answers: Any = door.answers(call)
     if call.render_only:
-        return encoder.encode(events[0]).decode()
+        return str(answers.whole(events[:1]), "utf-8")
     events.append(_done(last))
     if not call.stream:
-        return encoder.encode_whole(events).decode()
-    return "".join(f"{line}\n" for event in events if (line := encoder.encode(event).decode()))
+        return str(answers.whole(events), "utf-8")
+    return "".join(str(answers.event(event), "utf-8") for event in events)
 
 
 def _without_times(body: str) -> str:

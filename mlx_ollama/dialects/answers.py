@@ -1,0 +1,63 @@
+"""What every dialect has to give: bytes for one answer, whole or streamed, and bytes for an error."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+from mlx_ollama.types import Call, Embeddings, Event
+
+PLAIN_JSON = "application/json"
+REFUSAL_JSON = "application/json; charset=utf-8"
+
+
+class Answers(Protocol):
+    """The wire form of one answer.
+
+    A stream is what `event` gives for each event, then `end`; or `broken` in the place of the rest. `whole` is the same
+    events as one body. Everything is complete with its line ends and frames; empty bytes are not sent.
+    """
+
+    stream_headers: Mapping[str, str]
+    whole_headers: Mapping[str, str]
+
+    def event(self, event: Event) -> bytes: ...
+
+    def end(self) -> bytes: ...
+
+    def broken(self, message: str) -> bytes: ...
+
+    def whole(self, events: Sequence[Event]) -> bytes: ...
+
+    def is_plain(self, first: Event) -> bool:
+        """Whether an answer that begins with this event is one plain object even where a stream was asked for."""
+
+
+class Vectors(Protocol):
+    """The wire form of an answer to an `Embed` call."""
+
+    def vectors(self, embeddings: Embeddings) -> bytes: ...
+
+
+Stage: TypeAlias = Literal["decoding", "checking", "answering"]
+"""How far a request came before it failed: its body, its call, or the answer that was about to begin."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An error as a dialect words it."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+
+Refuse = Callable[[int, str, Stage], Refusal]
+"""Status and message to an error; the status itself is for the server to send."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """How a path is spoken to: bytes (and headers, by lower-case name) to a call, a call to its answer's encoder."""
+
+    decode: Callable[[bytes, Mapping[str, str]], Call]
+    answers: Callable[[Any], Answers | Vectors]
+    refuse: Refuse

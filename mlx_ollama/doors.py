@@ -1,0 +1,28 @@
+"""Which path speaks which dialect. Dialects do not know each other; this table knows them all."""
+
+from collections.abc import Callable, Mapping
+
+from mlx_ollama.dialects import ollama, ollama_embed
+from mlx_ollama.dialects.answers import Door, Refuse
+from mlx_ollama.dialects.ollama_answers import ChatEncoder, GenerateEncoder
+from mlx_ollama.types import Call
+
+DOORS: Mapping[str, Door] = {
+    "/api/generate": Door(ollama.decode_generate, GenerateEncoder, ollama.refuse),
+    "/api/chat": Door(ollama.decode_chat, ChatEncoder, ollama.refuse),
+    "/api/embed": Door(ollama_embed.decode_embed, ollama_embed.EmbedAnswers, ollama.refuse),
+    "/api/embeddings": Door(ollama_embed.decode_legacy, ollama_embed.LegacyAnswers, ollama.refuse),
+}
+"""What is asked of a model, by path."""
+
+DECODERS: Mapping[str, Callable[[bytes, Mapping[str, str]], Call]] = {
+    **{path: door.decode for path, door in DOORS.items()},
+    "/api/show": ollama.decode_show,
+}
+"""Every path whose body is a call."""
+
+
+def refuse_of(path: str) -> Refuse:
+    """How errors on a path are worded."""
+    door = DOORS.get(path)
+    return door.refuse if door else ollama.refuse
