@@ -7,7 +7,6 @@ MlxOllamaError
 │   └── PromptTooLong     and it was not to be cut
 ├── ModelNotFound
 ├── NoEmbeddings          the model generates text, and vectors were asked for
-├── NotBuiltYet           the reference can, we cannot yet; never silently ignored
 ├── TooLarge              a body over the limit
 ├── TooSlow               a body that stopped arriving
 ├── InvalidOption         an option of the wrong type (the reference calls that its own fault)
@@ -64,10 +63,6 @@ class CloudDisabled(MlxOllamaError):
 
     def __init__(self) -> None:
         super().__init__("ollama cloud is disabled: remote model is unavailable")
-
-
-class NotBuiltYet(MlxOllamaError):
-    """Something the reference does and this version does not: refused by name, never accepted and ignored."""
 
 
 class NoEmbeddings(MlxOllamaError):

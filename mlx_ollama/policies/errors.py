@@ -13,7 +13,6 @@ logger = logging.getLogger(__name__)
 STATUS: dict[type[errors.MlxOllamaError], int] = {
     errors.InvalidRequest: 400,
     errors.ModelNotFound: 404,
-    errors.NotBuiltYet: 501,
     errors.NoEmbeddings: 501,
     errors.TooLarge: 413,
     errors.TooSlow: 408,
