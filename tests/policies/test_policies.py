@@ -64,7 +64,6 @@ def _origin(*origins: str, bind_host: str = "127.0.0.1") -> Middleware:
         (errors.TooLarge("no"), 413),
         (errors.InvalidOption("no"), 500),
         (errors.WorkerDied("no"), 500),
-        (errors.NotBuiltYet("no"), 501),
         (errors.ShuttingDown(), 503),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +210,23 @@ def test_a_grammar_is_compiled_once(ending: Path) -> None:
     assert not second.is_accepting()
     with pytest.raises(InvalidRequest):
         grammars.compile('{"type":1}').result()
+
+
+def test_blanks_are_bounded(ending: Path) -> None:
+    machine = Machine(ending)
+    schema = {"type": "array", "items": {"type": "array", "items": {"type": "null"}}, "minItems": 20}
+    machine.run([_held(at, schema, temperature=1.0, seed=at, limit=200) for at in range(16)])
+    for at in range(16):
+        blanks = re.findall(r"\s+", machine.text(at))
+        assert blanks
+        assert max(map(len, blanks)) <= 21
+        assert not any("\n" in blank[1:] for blank in blanks)
+
+
+def test_a_grammar_ends_with_its_request(ending: Path) -> None:
+    machine, alone = Machine(ending), Machine(ending)
+    machine.run([_held(1, {"const": 7})])
+    machine.run([submit(2, PROMPTS[2]), submit(3, PROMPTS[3])])
+    alone.run([submit(2, PROMPTS[2]), submit(3, PROMPTS[3])])
+    assert machine.text(1) == "7"
+    assert [machine.text(2), machine.text(3)] == [alone.text(2), alone.text(3)]
