@@ -35,7 +35,8 @@ def _by_go_template(prompt: Prompt, text: str, rendered: str) -> Parser:
     """The reference's parser for TEMPLATEs: what it withholds it tells of, and it leaves white space before a call."""
     template = parsed(text)
     tags = thinking_tags(template) if prompt.think else None
-    return _answer(prompt, rendered, tags, blocks_of_go(template), (), is_generic=True)
+    blocks = blocks_of_go(template) if prompt.tools else ()
+    return _answer(prompt, rendered, tags, blocks, (), is_generic=True)
 
 
 def _answer(

@@ -9,13 +9,13 @@ from mlx_ollama.gotemplate.walk import blocks_in, operands_in
 from mlx_ollama.worker.parse.json_block import JsonBlock
 
 _JSON_MARKS = "[]{}, \t\r\n"
-_ROLE = re.compile(r".*\bassistant\b(<[^<>]*>)?", re.DOTALL)
+_ROLE = re.compile(r"\bassistant\b(?:<[^<>]*>)?")
 _TAG = re.compile(r"<[^<>\"]*>|[^\s<>\"]+")
 
 
 def block_of(template: Template) -> JsonBlock:
     """The tags around the calls that the template writes; without a tag, JSON at the front of an answer is a call."""
-    texts = [_ROLE.sub("", text) for text in _texts(_calls_body(template.root) or ())]
+    texts = [_behind_role(text) for text in _texts(_calls_body(template.root) or ())]
     texts = [text for text in texts if text.strip()]
     if not texts:
         return JsonBlock((), leads=True)
@@ -38,6 +38,12 @@ def _calls_body(block: Block) -> Block | None:
             if found is not None:
                 return found
     return None
+
+
+def _behind_role(text: str) -> str:
+    """What the assistant says there: everything behind its name and the tag that may close the name."""
+    ends = [found.end() for found in _ROLE.finditer(text)]
+    return text[ends[-1] :] if ends else text
 
 
 def _texts(block: Block) -> Iterator[str]:

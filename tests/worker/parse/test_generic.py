@@ -1,6 +1,7 @@
 """Answers to prompts by Go templates."""
 
 import json
+import time
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from mlx_ollama.gotemplate import Template
 from mlx_ollama.protocol import Prompt
+from mlx_ollama.worker.parse import choice
 from mlx_ollama.worker.parse.choice import make_parser
 from mlx_ollama.worker.parse.generic import block_of
 from mlx_ollama.worker.parse.parser import Gate, Parsed, Parser
@@ -123,3 +125,28 @@ def test_formats_that_are_no_json_are_known_by_their_tags() -> None:
     template = TOOLTHINK.replace("<tool_call>", "<tool_call><function=")
     text = "<tool_call>\n<function=get_w>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>"
     assert plain(understood(partial(_parser, template), text)) == ("", "", [ROME])
+
+
+@pytest.mark.parametrize(
+    ("body", "start"),
+    [
+        ("user assistant<|x|>assistant <c>{", "<c>"),
+        ("<|im_start|>assistant<|sep|>\n<c>{", "<c>"),
+        ("assistants <c>{", "assistants <c>"),
+    ],
+)
+def test_a_call_begins_behind_the_role(body: str, start: str) -> None:
+    assert block_of(Template.parse(f"{{{{ range .ToolCalls }}}}{body} {{{{ end }}}}")).starts == (start,)
+
+
+def test_a_template_takes_no_longer_than_it_is_long() -> None:
+    template = "{{ range .ToolCalls }}" + "assistan " * 7_000 + "{{ end }}"
+    began = time.perf_counter()
+    _parser(template)
+    _parser("{{ range .ToolCalls }}" + "assistant <" * 6_000 + "{{ end }}")
+    assert time.perf_counter() - began < 2
+
+
+def test_without_tools_nobody_asks_how_calls_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "blocks_of_go", lambda template: pytest.fail("asked"))
+    _parser(TOOLTHINK, tools=False)
