@@ -1,8 +1,10 @@
 """Names of tools as models of the gpt-oss family can write them: letters, digits and `_` (wire-spec 10.3)."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from mlx_ollama.types import Message
@@ -15,13 +17,14 @@ class LegalNames:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._legal: dict[str, str] = {}
-        for name in names:
-            legal = _ILLEGAL.sub("_", name)
-            legal = f"_{legal}" if legal[:1].isdigit() else legal or "_"
-            taken = set(self._legal.values())
-            candidates = (legal, *(f"{legal}_{number}" for number in range(2, len(taken) + 3)))
-            self._legal.setdefault(name, next(candidate for candidate in candidates if candidate not in taken))
-        self._real = {legal: name for name, legal in self._legal.items()}
+        self._real: dict[str, str] = {}
+        numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: count(2))
+        for name in dict.fromkeys(names):
+            wanted = _ILLEGAL.sub("_", name)
+            legal = wanted = f"_{wanted}" if wanted[:1].isdigit() else wanted or "_"
+            while legal in self._real:
+                legal = f"{wanted}_{next(numbers[wanted])}"
+            self._legal[name], self._real[legal] = legal, name
 
     @classmethod
     def of(cls, tools: Sequence[Mapping[str, Any]]) -> "LegalNames":
