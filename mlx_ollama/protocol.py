@@ -57,6 +57,7 @@ class Prompt:
     `template` is Go's TEMPLATE language; None stands for the model's own Jinja chat template. `prefix` are token ids of
     an earlier answer that go in front. `context` is the number of tokens that prompt and answer may fill together.
     `drop_oldest` lets a conversation lose its first turns to fit; `shift` lets the middle of a prompt be cut.
+    `think_named` is whether the caller chose `think_level`.
     """
 
     style: PromptStyle
@@ -73,6 +74,7 @@ class Prompt:
     think: bool = False
     think_level: str = ""
     think_set: bool = False
+    think_named: bool = False
 
 
 @dataclass(frozen=True)

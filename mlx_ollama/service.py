@@ -332,6 +332,7 @@ def _prompt(
         think=thinking.think,
         think_level=thinking.level,
         think_set=thinking.is_set,
+        think_named=thinking.is_named,
     )
 
 

@@ -24,11 +24,15 @@ _THOUGHTS = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Thinking:
-    """`think` as templates see it; `is_set` is whether they can tell that from nothing said."""
+    """`think` as templates see it; `is_set` is whether they can tell that from nothing said.
+
+    `is_named`: the caller chose the level.
+    """
 
     think: bool = False
     level: str = ""
     is_set: bool = False
+    is_named: bool = False
 
     @classmethod
     def settle(cls, wanted: bool | str | None, *, can_think: bool, harmony: bool) -> "Thinking":
@@ -37,8 +41,9 @@ class Thinking:
             return cls(is_set=wanted is not None)
         if wanted is False:
             return cls(is_set=True)
-        level = wanted if isinstance(wanted, str) else _LEVEL_OF_TRUE
-        return cls(think=True, level="high" if harmony and level == "max" else level, is_set=True)
+        if not isinstance(wanted, str):
+            return cls(think=True, level=_LEVEL_OF_TRUE, is_set=True)
+        return cls(think=True, level="high" if harmony and wanted == "max" else wanted, is_set=True, is_named=True)
 
 
 def tags_in(template: str) -> tuple[str, str] | None:

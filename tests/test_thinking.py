@@ -12,10 +12,11 @@ from mlx_ollama.types import Message
         (None, True, False, Thinking(True, "medium", True)),
         (True, True, False, Thinking(True, "medium", True)),
         (False, True, False, Thinking(False, "", True)),
-        ("low", True, False, Thinking(True, "low", True)),
-        ("max", True, False, Thinking(True, "max", True)),
-        ("max", True, True, Thinking(True, "high", True)),
-        ("high", True, True, Thinking(True, "high", True)),
+        ("medium", True, False, Thinking(True, "medium", True, True)),
+        ("low", True, False, Thinking(True, "low", True, True)),
+        ("max", True, False, Thinking(True, "max", True, True)),
+        ("max", True, True, Thinking(True, "high", True, True)),
+        ("high", True, True, Thinking(True, "high", True, True)),
     ],
 )
 def test_what_think_comes_to(wanted: bool | str | None, can_think: bool, harmony: bool, expected: Thinking) -> None:

@@ -1,7 +1,9 @@
 """Conversations for Jinja chat templates, each of which has wishes of its own (wire-spec 4.3, 10.1)."""
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -15,6 +17,31 @@ from mlx_ollama.worker.tokenizer import Tokenizer
 _MISTRAL_ID_LENGTH = 9
 
 
+class _Waiting:
+    """Calls that have no result yet, as (id, name), the oldest first."""
+
+    def __init__(self) -> None:
+        self._queues: defaultdict[tuple[str, str], deque[int]] = defaultdict(deque)
+        self._calls: dict[int, tuple[str, str]] = {}
+        self._numbers = count()
+
+    def add(self, id_: str, name: str) -> None:
+        number = next(self._numbers)
+        self._calls[number] = id_, name
+        # A result without a name fits every call.
+        for key in (("id", id_), ("name", name), ("name", "")):
+            self._queues[key].append(number)
+
+    def take(self, kind: str, wanted: str) -> tuple[str, str] | None:
+        """The first that fits, which then waits no more."""
+        queue = self._queues[kind, wanted]
+        while queue:
+            call = self._calls.pop(queue.popleft(), None)
+            if call:
+                return call
+        return None
+
+
 def render_chat(tokenizer: Tokenizer, prompt: Prompt, messages: Sequence[Message]) -> str:
     """The prompt by the model's own template, its thinking on or off.
 
@@ -26,15 +53,26 @@ def render_chat(tokenizer: Tokenizer, prompt: Prompt, messages: Sequence[Message
         names = LegalNames.of(tools)
         messages, tools = names.in_messages(messages), names.in_tools(tools)
     turns = _turns(messages, template)
-    options = _options(prompt, template)
+    *attempts, last = _attempts(_options(prompt, template))
+    for options in attempts:
+        with suppress(TemplateFailed):
+            rendered = _rendered(tokenizer, turns, tools, options)
+            break
+    else:
+        rendered = _rendered(tokenizer, turns, tools, last)
+    return _closed(rendered, tokenizer.thinking_tags) if prompt.think_set and not prompt.think else rendered
+
+
+def _rendered(
+    tokenizer: Tokenizer, turns: list[dict[str, Any]], tools: list[dict[str, Any]], options: dict[str, Any]
+) -> str:
     try:
-        rendered = tokenizer.apply_chat_template(turns, tools, **options)
+        return tokenizer.apply_chat_template(turns, tools, **options)
     except TemplateFailed:
         # Templates disagree whether arguments are an object or its JSON.
         if not any("tool_calls" in turn for turn in turns):
             raise
-        rendered = tokenizer.apply_chat_template(_with_written_arguments(turns), tools, **options)
-    return _closed(rendered, tokenizer.thinking_tags) if prompt.think_set and not prompt.think else rendered
+        return tokenizer.apply_chat_template(_with_written_arguments(turns), tools, **options)
 
 
 def _closed(rendered: str, tags: tuple[str, str] | None) -> str:
@@ -56,21 +94,29 @@ def _options(prompt: Prompt, template: str) -> dict[str, Any]:
     return options
 
 
+def _attempts(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The options, then what is left where a template refuses a level of effort: the one below, and its own."""
+    yield options
+    if options.get("reasoning_effort") == "max":
+        yield {**options, "reasoning_effort": "high"}
+    if "reasoning_effort" in options:
+        yield {key: value for key, value in options.items() if key != "reasoning_effort"}
+
+
 def _effort(prompt: Prompt, template: str) -> dict[str, str]:
     """Harmony cannot but think, so false is the least of it; Mistral's knows all or nothing."""
     if speaks_harmony(template):
-        return {"reasoning_effort": prompt.think_level or "low"}
+        return {"reasoning_effort": {"": "low", "max": "high"}.get(prompt.think_level, prompt.think_level)}
     if "[THINK]" in template:
         return {"reasoning_effort": "high" if prompt.think else "none"}
-    is_chosen = prompt.think and prompt.think_level != "medium"
-    return {"reasoning_effort": prompt.think_level} if is_chosen else {}
+    return {"reasoning_effort": prompt.think_level} if prompt.think and prompt.think_named else {}
 
 
 def _turns(messages: Sequence[Message], template: str) -> list[dict[str, Any]]:
     """The messages, every call and every result with an id, as some templates insist."""
     is_short = "[TOOL_CALLS]" in template
     numbers = count()
-    waiting: list[tuple[str, str]] = []
+    waiting = _Waiting()
     turns = []
     for message in messages:
         turn: dict[str, Any] = {"role": message.role, "content": message.content}
@@ -78,7 +124,8 @@ def _turns(messages: Sequence[Message], template: str) -> list[dict[str, Any]]:
             turn["reasoning_content"] = turn["thinking"] = message.thinking
         if message.tool_calls:
             ids = [_id(call.id or f"call_{next(numbers)}", is_short=is_short) for call in message.tool_calls]
-            waiting += zip(ids, (call.name for call in message.tool_calls), strict=True)
+            for id_, call in zip(ids, message.tool_calls, strict=True):
+                waiting.add(id_, call.name)
             turn["tool_calls"] = [
                 {"id": id_, "type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
                 for id_, call in zip(ids, message.tool_calls, strict=True)
@@ -93,15 +140,14 @@ def _turns(messages: Sequence[Message], template: str) -> list[dict[str, Any]]:
     return turns
 
 
-def _answered(message: Message, waiting: list[tuple[str, str]], *, is_short: bool) -> dict[str, str]:
+def _answered(message: Message, waiting: _Waiting, *, is_short: bool) -> dict[str, str]:
     """Which call a result belongs to: by id, by name, or the first that still waits."""
     named = _id(message.tool_call_id, is_short=is_short) if message.tool_call_id else ""
-    fitting = [call for call in waiting if (call[0] == named if named else message.tool_name in ("", call[1]))]
-    if not fitting:
+    call = waiting.take("id", named) if named else waiting.take("name", message.tool_name)
+    if call is None:
         members = {"tool_call_id": named, "name": message.tool_name}
         return {key: value for key, value in members.items() if value}
-    waiting.remove(fitting[0])
-    return {"tool_call_id": fitting[0][0], "name": message.tool_name or fitting[0][1]}
+    return {"tool_call_id": call[0], "name": message.tool_name or call[1]}
 
 
 def _id(text: str, *, is_short: bool) -> str:

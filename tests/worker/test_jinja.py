@@ -1,5 +1,6 @@
 """What Jinja chat templates are given."""
 
+import time
 from typing import Any
 
 import pytest
@@ -14,19 +15,24 @@ from tests.worker.parse.feeding import GET_W
 HI = Message("user", "hi")
 CALL = Message("assistant", "", tool_calls=(ToolCall("get_w", {"city": "Rom"}), ToolCall("f", {}, id="call_ab12cd34")))
 
+CHOSEN = {"think": True, "think_set": True, "think_named": True}
+HARMONY = "<|start|><|channel|><|message|>"
+
 
 class Hf:
     """A tokenizer that only renders, with its template in Python."""
 
-    def __init__(self, template: str, *, fails: str = "", tail: str = "") -> None:
+    def __init__(self, template: str, *, fails: str = "", tail: str = "", refuses: tuple[str, ...] = ()) -> None:
         self.chat_template = template
         self.given: dict[str, Any] = {}
-        self._fails, self._tail = fails, tail
+        self._fails, self._tail, self._refuses = fails, tail, refuses
 
     def apply_chat_template(self, turns: list[dict[str, Any]], **options: Any) -> str:
         self.given = {"turns": turns, **options}
         if self._fails and any(self._fails in str(turn.get("tool_calls", "")) for turn in turns):
             raise TypeError("can only concatenate str")
+        if options.get("reasoning_effort") in self._refuses:
+            raise ValueError("reasoning_effort must be low or high")
         return f"prompt{self._tail}"
 
 
@@ -42,7 +48,10 @@ def _render(hf: Hf, *messages: Message, **members: Any) -> str:
         ("x", {"think": True}, {"enable_thinking": True, "thinking": True}),
         ("x", {}, {"enable_thinking": False, "thinking": False}),
         ("reasoning_effort", {"think": True, "think_level": "medium", "think_set": True}, {"reasoning_effort": None}),
-        ("reasoning_effort", {"think": True, "think_level": "max", "think_set": True}, {"reasoning_effort": "max"}),
+        ("reasoning_effort", {"think_level": "medium", **CHOSEN}, {"reasoning_effort": "medium"}),
+        ("reasoning_effort", {"think_level": "max", **CHOSEN}, {"reasoning_effort": "max"}),
+        ("reasoning_effort" + HARMONY, {"think_level": "max", **CHOSEN}, {"reasoning_effort": "high"}),
+        ("reasoning_effort" + HARMONY, {"think_level": "medium", **CHOSEN}, {"reasoning_effort": "medium"}),
         ("reasoning_effort[THINK]", {"think": True, "think_set": True}, {"reasoning_effort": "high"}),
         ("reasoning_effort[THINK]", {"think_set": True}, {"reasoning_effort": "none"}),
         ("reasoning_effort", {}, {"reasoning_effort": None}),
@@ -53,6 +62,23 @@ def test_think_has_the_families_names(template: str, members: dict[str, Any], ex
     _render(hf, **members)
     assert {key: hf.given.get(key) for key in expected} == expected
     assert ("thinking" in hf.given) == bool(template)
+
+
+@pytest.mark.parametrize(
+    ("level", "refuses", "given"),
+    [
+        ("max", ("max",), "high"),
+        ("max", ("max", "high"), None),
+        ("medium", ("medium", "max"), None),
+        ("low", ("medium", "max"), "low"),
+    ],
+)
+def test_a_level_that_a_template_refuses_is_no_failure(level: str, refuses: tuple[str, ...], given: str | None) -> None:
+    hf = Hf("reasoning_effort", refuses=refuses)
+    assert _render(hf, think_level=level, **CHOSEN) == "prompt"
+    assert hf.given.get("reasoning_effort") == given
+    with pytest.raises(TemplateFailed, match="can only concatenate str"):
+        _render(Hf("reasoning_effort", fails="city", refuses=refuses), HI, CALL, think_level=level, **CHOSEN)
 
 
 def test_thinking_that_a_template_opens_regardless_is_closed_where_it_is_not_wanted() -> None:
@@ -71,6 +97,22 @@ def test_calls_and_results_have_ids() -> None:
     assert [turn.get("tool_call_id") for turn in turns[2:]] == ["call_ab12cd34", "call_0", "z"]
     assert [turn.get("name") for turn in turns[2:]] == ["f", "get_w", None]
     assert turns[1]["tool_calls"][0]["function"]["arguments"] == {"city": "Rom"}
+
+
+@pytest.mark.parametrize("named", ["f", ""])
+def test_many_results_find_their_calls_as_fast_as_few(named: str) -> None:
+    many = 20_000
+    call = Message("assistant", "", tool_calls=tuple(ToolCall("f", {}, id=f"id{at}") for at in range(many)))
+    results = [Message("tool", str(at), tool_name=named) for at in range(many // 2)]
+    late = [Message("tool", "", tool_call_id=f"id{at}") for at in reversed(range(many))]
+    hf = Hf("x")
+    began = time.perf_counter()
+    _render(hf, HI, call, *results, *late)
+    assert time.perf_counter() - began < 2
+    answered = [turn["tool_call_id"] for turn in hf.given["turns"][2:]]
+    assert answered[: many // 2] == [f"id{at}" for at in range(many // 2)]
+    assert answered[many // 2 :] == [f"id{at}" for at in reversed(range(many))]
+    assert [turn.get("name") for turn in hf.given["turns"][-many // 2 - 1 :]] == ["f", *[None] * (many // 2)]
 
 
 def test_mistral_wants_nine_letters() -> None:
