@@ -8,7 +8,8 @@ from mlx_ollama.types import ToolCall
 from mlx_ollama.worker.parse.toolbox import Toolbox
 
 CALLS_BEGIN, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
-_CALL = re.compile(r"\s*<｜tool▁call▁begin｜>(.*?)<｜tool▁sep｜>(.*?)<｜tool▁call▁end｜>", re.DOTALL)
+# The group is atomic: where no end follows the first separator, none follows a later one.
+_CALL = re.compile(r"\s*<｜tool▁call▁begin｜>(?>(.*?)<｜tool▁sep｜>)(.*?)<｜tool▁call▁end｜>", re.DOTALL)
 _CODE, _CODE_END = "```json", "```"
 
 

@@ -15,15 +15,22 @@ _ONE_PER_CALL = {
 }
 """What each call begins with where a reader passes over calls that it cannot read."""
 
+_BEGINNINGS = {**_ONE_PER_CALL, "gemma4": "call:"}
+LONGEST_CALLS = 1 << 16
+MOST_CALLS = 64
+"""Characters and calls at once. These readers take time with the product of the two where calls have no end."""
+
 _ALL_TEXT = ("minimax_m2", "minicpm5")
 """Formats that have only strings: we tell the types, as for our own readers."""
 
 
 def foreign_reader(kind: str, parse: Callable[[str, Any], Any]) -> Reader:
     """A reader by mlx-lm's function `parse` of the module `kind`."""
-    mark = _ONE_PER_CALL.get(kind, "")
+    mark, beginning = _ONE_PER_CALL.get(kind, ""), _BEGINNINGS.get(kind)
 
     def read(text: str, toolbox: Toolbox) -> tuple[ToolCall, ...]:
+        if len(text) > LONGEST_CALLS or (beginning and text.count(beginning) > MOST_CALLS):
+            return ()
         try:
             found = parse(text, toolbox.all_strings)
         # Each of them fails in its own way at what a model makes up.

@@ -26,7 +26,8 @@ def qwen_calls(text: str, toolbox: Toolbox) -> tuple[ToolCall, ...]:
 def keyed_reader(prefix: str = "") -> Reader:
     """`f<arg_key>k</arg_key><arg_value>v</arg_value>`; some families have a prefix in the names of these tags."""
     key, value = f"{prefix}arg_key", f"{prefix}arg_value"
-    pair = re.compile(rf"\s*<{key}>(.*?)</{key}>\s*<{value}>(.*?)</{value}>", re.DOTALL)
+    # The group is atomic: where no end follows the first value's tag, none follows a later one.
+    pair = re.compile(rf"\s*<{key}>(?>(.*?)</{key}>\s*<{value}>)(.*?)</{value}>", re.DOTALL)
 
     def read(text: str, toolbox: Toolbox) -> tuple[ToolCall, ...]:
         name, tag, _ = text.partition(f"<{key}>")

@@ -1,12 +1,19 @@
 """The parts that parsers are made of."""
 
+# ruff: noqa: RUF001 - some tags have these characters
+
+import time
 from typing import Any
 
 import pytest
 
+from mlx_ollama.worker.parse import foreign
 from mlx_ollama.worker.parse.brackets import Brackets
+from mlx_ollama.worker.parse.deepseek import deepseek_calls
+from mlx_ollama.worker.parse.fenced import Reader
 from mlx_ollama.worker.parse.foreign import foreign_reader
 from mlx_ollama.worker.parse.json_value import json_value
+from mlx_ollama.worker.parse.markup import keyed_reader
 from mlx_ollama.worker.parse.toolbox import Toolbox
 from tests.worker.parse.feeding import GET_W, TOOLS
 
@@ -111,3 +118,28 @@ def test_other_readers_may_fail_as_they_like() -> None:
     assert read([call], "kimi_k2", "<|tool_call_begin|><|tool_call_begin|>") == 0
     for odd in (IndexError(), None, "text", [], [None], {"name": "get_w"}):
         assert read(odd) == 0
+
+
+def test_other_readers_are_given_no_more_than_they_can_read() -> None:
+    def read(text: str, kind: str = "x") -> int:
+        call = {"name": "get_w", "arguments": {"city": "Rome"}}
+        return len(foreign_reader(kind, lambda text, tools: call)(text, Toolbox((GET_W,))))
+
+    assert read("a" * foreign.LONGEST_CALLS) == 1
+    assert read("a" * (foreign.LONGEST_CALLS + 1)) == 0
+    assert read("call:f{" * foreign.MOST_CALLS, "gemma4") == 1
+    assert read("call:f{" * (foreign.MOST_CALLS + 1), "gemma4") == 0
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (deepseek_calls, f"<｜tool▁call▁begin｜>get_w{'<｜tool▁sep｜>' * 20_000}"),
+        (keyed_reader(), f"get_w{'<arg_key>city</arg_key><arg_value>' * 10_000}"),
+        (keyed_reader("longcat_"), f"get_w<longcat_arg_key>{'</longcat_arg_key><longcat_arg_value>' * 10_000}"),
+    ],
+)
+def test_a_call_without_an_end_takes_no_longer_than_it_is_long(read: Reader, text: str) -> None:
+    began = time.perf_counter()
+    assert read(text, Toolbox(TOOLS)) == ()
+    assert time.perf_counter() - began < 1
