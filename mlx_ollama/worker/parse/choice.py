@@ -8,7 +8,7 @@ from mlx_ollama.thinking import speaks_harmony
 from mlx_ollama.worker.legal_names import LegalNames
 from mlx_ollama.worker.parse.answer import Answer
 from mlx_ollama.worker.parse.calls import Block, Calls
-from mlx_ollama.worker.parse.formats import blocks_of, blocks_of_go, meaningless
+from mlx_ollama.worker.parse.formats import answer_mark, blocks_of, blocks_of_go, meaningless
 from mlx_ollama.worker.parse.harmony import Harmony
 from mlx_ollama.worker.parse.parser import Gate, Parser, PlainText
 from mlx_ollama.worker.parse.thoughts import Thoughts
@@ -28,7 +28,8 @@ def make_parser(prompt: Prompt, tokenizer: Tokenizer, rendered: str) -> Parser:
     if not tokenizer.chat_template:
         return PlainText()
     tags = tokenizer.thinking_tags if prompt.think else None
-    return _answer(prompt, rendered, tags, blocks_of(tokenizer), meaningless(tokenizer))
+    bridge = answer_mark(tokenizer, tags[1]) if tags else ""
+    return _answer(prompt, rendered, tags, blocks_of(tokenizer), meaningless(tokenizer), bridge=bridge)
 
 
 def _by_go_template(prompt: Prompt, text: str, rendered: str) -> Parser:
@@ -47,13 +48,14 @@ def _answer(
     dropped: Sequence[str],
     *,
     is_generic: bool = False,
+    bridge: str = "",
 ) -> Parser:
     thoughts, gate = None, None
     last = prompt.messages[-1] if prompt.messages else None
     # An answer that the caller has begun is past its thinking (wire-spec 10.3).
     if tags and not (last and last.role == "assistant" and last.content):
         opened = rendered.rstrip().endswith(tags[0])
-        gate = Gate(tags[1], opening="" if opened else tags[0])
+        gate = Gate(tags[1], opening="" if opened else tags[0], bridge=bridge)
         thoughts = Thoughts(*tags, opened=opened, trims=not is_generic)
     calls = None
     if prompt.tools or dropped:

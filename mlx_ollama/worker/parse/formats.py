@@ -59,6 +59,11 @@ _MEANINGLESS = (
     "<|END_TEXT|>",
     "<|eom_id|>",
 )
+_ANSWER_MARKS = {
+    "<|END_THINKING|>": ("<|START_RESPONSE|>", "<|START_TEXT|>"),
+    "<|close|>think<|sep|>": ("<|open|>response<|sep|>",),
+}
+"""What families put between their thinking, by its closing tag, and their answer."""
 
 
 def blocks_of(tokenizer: Tokenizer) -> tuple[Block, ...]:
@@ -80,3 +85,11 @@ def blocks_of_go(template: Template) -> tuple[Block, ...]:
 def meaningless(tokenizer: Tokenizer) -> tuple[str, ...]:
     """Tags that the model puts around its answer and nobody wants to read."""
     return (*tokenizer.structural_markers, *(tag for tag in _MEANINGLESS if tokenizer.has_token(tag)))
+
+
+def answer_mark(tokenizer: Tokenizer, closing: str) -> str:
+    """What the model writes in front of its answer, behind the `closing` tag of its thinking; empty for nothing."""
+    known = meaningless(tokenizer)
+    marks = [mark for mark in _ANSWER_MARKS.get(closing, ()) if mark in known]
+    # A tokenizer may have those of two generations.
+    return next((mark for mark in marks if mark in tokenizer.chat_template), marks[0] if marks else "")

@@ -87,6 +87,17 @@ def test_where_thinking_is_off_its_tags_are_text() -> None:
         ("qwen3.5", "<think>\n", Gate("</think>")),
         ("magistral", "", Gate("[/THINK]", opening="[THINK]")),
         ("gemma4", "", Gate("<channel|>", opening="<|channel>thought")),
+        (
+            "cohere",
+            "",
+            Gate("<|END_THINKING|>", opening="<|START_THINKING|>", bridge="<|START_RESPONSE|>"),
+        ),
+        ("cohere-text", "<|START_THINKING|>", Gate("<|END_THINKING|>", bridge="<|START_TEXT|>")),
+        (
+            "kimi-k3",
+            "",
+            Gate("<|close|>think<|sep|>", opening="<|open|>think<|sep|>", bridge="<|open|>response<|sep|>"),
+        ),
         ("gpt-oss", "<|start|>assistant", Gate("<|channel|>final", bridge="<|message|>")),
         ("gpt-oss", "<|start|>assistant<|channel|>final<|message|>So", None),
         ("plain", "", None),

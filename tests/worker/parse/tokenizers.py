@@ -65,6 +65,10 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
         _TOOLS + _shown("<|START_ACTION|><|START_THINKING|><|END_THINKING|>") + _TALK,
         ("<|START_ACTION|>", "<|END_ACTION|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"),
     ),
+    "cohere-text": (
+        _TOOLS + _shown("<|START_ACTION|><|START_THINKING|><|END_THINKING|><|START_TEXT|>") + _TALK,
+        ("<|START_ACTION|>", "<|END_ACTION|>", "<|START_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
+    ),
     "gpt-oss": (
         _TOOLS
         + _shown("<|start|><|channel|><|message|>")
