@@ -98,6 +98,27 @@ def test_the_gpus_way_equals_the_cpus(tmp_path: Path, monkeypatch: pytest.Monkey
     assert np.abs(computed(directory)[0] - ours[0]).max() < 1e-5
 
 
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("most", [1, 2 * 4 * 11 * 3, 2 * 4 * 11 * 10])
+def test_long_texts_attend_in_blocks(monkeypatch: pytest.MonkeyPatch, masked: bool, most: int) -> None:
+    queries, keys, values = mx.random.normal((3, 2, 4, 11, 8), key=mx.random.key(1))
+    mask = (mx.arange(11)[None] < mx.array([11, 7])[:, None])[:, None, None, :] if masked else None
+    whole = np.array(cpu_math.attention(queries, keys, values, scale=0.5, mask=mask))
+    sizes = []
+    attended = cpu_math._attended
+
+    def noted(queries: mx.array, *rest: Any) -> mx.array:
+        sizes.append(queries.shape[2])
+        return attended(queries, *rest)
+
+    monkeypatch.setattr(cpu_math, "MOST_SCORES", most)
+    monkeypatch.setattr(cpu_math, "_attended", noted)
+    blocks = np.array(cpu_math.attention(queries, keys, values, scale=0.5, mask=mask))
+    assert np.abs(blocks - whole).max() < 1e-6
+    assert sum(sizes) == 11
+    assert max(sizes) <= max(1, most // (2 * 4 * 11))
+
+
 def test_gelu_everywhere() -> None:
     x = np.linspace(-12, 12, 20_001, dtype=np.float32)
     exact = x * 0.5 * (1 + np.vectorize(erf)(x.astype(np.float64) / np.sqrt(2)))
