@@ -12,6 +12,9 @@ from mlx_ollama.errors import InvalidRequest, LoadFailed
 TOO_LONG = "the input length exceeds the context length"
 NO_ROOM = "input after truncation exceeds maximum context length"
 
+FRONT_CHARACTERS = 64
+"""For each token that a text may have, this many characters are read first: hardly a text needs more."""
+
 _OLDER_FILES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
 
@@ -60,13 +63,20 @@ class TextTokenizer:
         Raises:
             InvalidRequest: in the reference's words (wire-spec 6.8).
         """
-        if self._lower_case:
-            texts = [text.lower() for text in texts]
         room = longest - self._marks
         if room <= 0:
             raise InvalidRequest(NO_ROOM)
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        read = FRONT_CHARACTERS * longest
+        encodings = self._encodings([text[:read] for text in texts])
+        # A front that is clearly more than there is room for tells all; words at its very end may be cut.
+        rest = [at for at, text in enumerate(texts) if len(text) > read and len(encodings[at]) < 2 * room]
+        for at, encoding in zip(rest, self._encodings([texts[at] for at in rest]), strict=True):
+            encodings[at] = encoding
         return [self._marked(encoding, room, truncate=truncate) for encoding in encodings]
+
+    def _encodings(self, texts: list[str]) -> list[Encoding]:
+        lowered = [text.lower() for text in texts] if self._lower_case else texts
+        return list(self._backend.encode_batch_fast(lowered, add_special_tokens=False))
 
     def _marked(self, encoding: Encoding, room: int, *, truncate: bool) -> list[int]:
         if len(encoding) > room:

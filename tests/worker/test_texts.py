@@ -25,6 +25,29 @@ def test_marks_are_kept_when_a_text_is_cut(tmp_path: Path) -> None:
         tokenizer.encode(texts, longest=2, truncate=True)
 
 
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_of_a_very_long_text_only_the_front_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lower_case: bool
+) -> None:
+    write_word_tokenizer(tmp_path)
+    tokenizer = TextTokenizer.read(tmp_path, lower_case=lower_case)
+    read: list[int] = []
+    encodings = TextTokenizer._encodings
+
+    def noted(self: TextTokenizer, texts: list[str]) -> Any:
+        read.extend(map(len, texts))
+        return encodings(self, texts)
+
+    monkeypatch.setattr(TextTokenizer, "_encodings", noted)
+    assert tokenizer.encode(["ba " * 100_000, "be"], longest=5, truncate=True) == [[2, BA, BA, BA, 3], [2, BE, 3]]
+    with pytest.raises(InvalidRequest, match="the input length exceeds the context length"):
+        tokenizer.encode(["ba " * 100_000], longest=5, truncate=False)
+    assert read == [64 * 5, 2, 64 * 5]
+    spaced = f"ba {' ' * 1000}be"
+    assert tokenizer.encode([spaced, "ba"], longest=5, truncate=False) == [[2, BA, BE, 3], [2, BA, 3]]
+    assert read[3:] == [64 * 5, 2, len(spaced)]
+
+
 def test_a_vocabulary_without_a_tokenizer_file(tmp_path: Path) -> None:
     write_word_tokenizer(tmp_path)
     vocabulary = json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"]
