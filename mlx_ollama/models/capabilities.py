@@ -56,10 +56,11 @@ def _of_template(text: str) -> tuple[str, ...]:
 def _of_directory(path: Path, stamp: tuple[int, ...]) -> tuple[str, ...]:
     """Remembered for as long as the files that were read stay as they are."""
     template = jinja_template(path)
+    tokens = _tokenizer(path)
     named = ["tools"] if "tools" in template or "tool_call" in template else []
-    if _can_fill(path):
+    if fill_format(lambda token: f'"{token}"'.encode() in tokens) is not None:
         named.append("insert")
-    if tags_in(template) or speaks_harmony(template) or _has_tags_between_them(path, template):
+    if tags_in(template) or speaks_harmony(template) or _has_tags_between_them(tokens, template):
         named.append("thinking")
     return tuple(named)
 
@@ -69,17 +70,13 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
 
 
-def _can_fill(path: Path) -> bool:
-    tokenizer = path / "tokenizer.json"
-    tokens = tokenizer.read_text(encoding="utf-8", errors="replace") if tokenizer.is_file() else ""
-    return fill_format(lambda token: f'"{token}"' in tokens) is not None
+def _tokenizer(path: Path) -> bytes:
+    """What tells the tokens: tens of megabytes, so it is read once."""
+    file = path / "tokenizer.json"
+    return file.read_bytes() if file.is_file() else b""
 
 
-def _has_tags_between_them(path: Path, template: str) -> bool:
+def _has_tags_between_them(tokens: bytes, template: str) -> bool:
     """Templates that only cut thoughts off name the closing tag alone; the tokenizer then has both."""
     mentioned = [pair for pair in PAIRS if any(tag in template for tag in pair)]
-    tokenizer = path / "tokenizer.json"
-    if not mentioned or not tokenizer.is_file():
-        return False
-    tokens = tokenizer.read_bytes()
     return any(all(f'"{tag}"'.encode() in tokens for tag in pair) for pair in mentioned)

@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +83,18 @@ def test_a_directory_that_is_gone_still_completes(stored: Stored, tmp_path: Path
     gone = replace(stored(), directory=tmp_path / "gone")
     assert capabilities(gone) == ("completion",)
     assert family(gone) == ""
+
+
+def test_the_tokenizer_is_read_once(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    real = Path.open
+
+    def noted(self: Path, *arguments: Any, **options: Any) -> Any:
+        opened.append(self.name)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", noted)
+    model = stored(jinja="split('</think>')", tokens=("<think>", "</think>", "[SUFFIX]", "[PREFIX]"))
+    for _ in range(2):
+        assert capabilities(model) == ("completion", "insert", "thinking")
+    assert opened.count("tokenizer.json") - 1 == 1, "written once, read once"
