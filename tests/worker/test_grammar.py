@@ -163,7 +163,15 @@ def test_thoughts_come_first_and_are_free(ending: Path) -> None:
         assert held.failure == ""
         return set(np.flatnonzero(np.isfinite(np.array(logits)[0])).tolist())
 
-    for token in tokenizer.encode_plain("<t>"):
+    def spelled(tokens: set[int]) -> bytes:
+        return b"".join(tokenizer.token_bytes(token) for token in tokens)
+
+    first, *others = tokenizer.encode_plain("<t>")
+    # A model that does not want to think may answer at once.
+    assert first in allowed()
+    assert set(spelled(allowed())) <= set(b"<-0123456789")
+    sample(mx.array([first]))
+    for token in others:
         assert allowed() == {token}
         sample(mx.array([token]))
     for token in tokenizer.encode_plain("I { think </t"):
@@ -175,10 +183,21 @@ def test_thoughts_come_first_and_are_free(ending: Path) -> None:
     sample(mx.array([tokenizer.encode_plain(">")[0]]))
     assert allowed() == set(tokenizer.encode_plain("="))
     sample(mx.array(tokenizer.encode_plain("=")))
-    spelled = b"".join(tokenizer.token_bytes(token) for token in allowed())
-    assert set(spelled) <= set(b"-0123456789")
+    assert set(spelled(allowed())) <= set(b"-0123456789")
     sample(mx.array([tokenizer.encode_plain("7")[0]]))
     assert end in allowed()
+
+
+def test_an_answer_without_thoughts_is_held_from_its_beginning(ending: Path) -> None:
+    machine = Machine(ending)
+    matcher = Grammars(machine.tokenizer, machine.end_tokens).compile('{"type":"integer"}').result()
+    held = Constraint(matcher, machine.tokenizer, machine.end_tokens, Gate("</t>", opening="<t>"))
+    sample, flat = held.watching(lambda given: given), mx.zeros((1, machine.tokenizer.size))
+    held(mx.array([5]), flat)
+    sample(mx.array([machine.tokenizer.encode_plain("7")[0]]))
+    allowed = np.flatnonzero(np.isfinite(np.array(held(mx.array([5]), flat))[0])).tolist()
+    assert set(b"".join(machine.tokenizer.token_bytes(token) for token in allowed if token > 2)) <= set(b"0123456789")
+    assert min(machine.end_tokens) in allowed
 
 
 def test_a_token_may_hold_the_gate_and_the_beginning(ending: Path) -> None:
