@@ -135,7 +135,7 @@ def _logprobs(delta: Delta) -> dict[str, Any]:
 
 
 def _logprob(entry: TokenLogprob) -> dict[str, Any]:
-    members = {"token": entry.token, "logprob": entry.logprob, "bytes": list(entry.bytes)}
+    members = {"token": entry.token, "logprob": entry.logprob} | _where_set(bytes=list(entry.bytes))
     return members | _where_set(top_logprobs=[_logprob(other) for other in entry.top])
 
 
