@@ -149,22 +149,24 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answers = self._answers
         scope.setdefault("state", {})["job"] = True
-        line, is_plain = OpenLine(send, answers.stream_headers), False
+        line = OpenLine(send, answers.stream_headers)
+        plain: Event | None = None
         async with aclosing(self._events) as events:
             first = await anext(events)
             with self._beating(line, is_leased=isinstance(first, Leased)):
                 try:
                     if isinstance(first, Leased):
                         first = await _next(events)
-                    is_plain = answers.is_plain(first) and not line.is_open
-                    if not is_plain:
+                    if answers.is_plain(first) and not line.is_open:
+                        plain = first
+                    else:
                         await self._stream(line, first, events)
                 except MlxOllamaError as error:
                     if not line.is_open:
                         raise
                     await line.flush(answers.broken(error.message))
-        if is_plain:
-            await JsonResponse(answers.whole([first]), answers.whole_headers)(scope, receive, send)
+        if plain:
+            await JsonResponse(answers.whole([plain]), answers.whole_headers)(scope, receive, send)
         else:
             await line.close()
 

@@ -72,12 +72,14 @@ def test_silence_between_pieces_is_broken() -> None:
 
 
 def test_pieces_that_come_are_sign_enough() -> None:
-    steps: list[Step] = [Leased(), *[0.02, Delta("a")] * 6, END]
+    piece: list[Step] = [0.02, Delta("a")]
+    steps: list[Step] = [Leased(), *piece * 6, END]
     assert b": keep-alive" not in _body(_sent(steps, OpenAIEncoder(CALL)))
 
 
 def test_what_sends_nothing_is_silence() -> None:
-    steps: list[Step] = [Leased(), *[0.02, Delta("")] * 6, END]
+    nothing: list[Step] = [0.02, Delta("")]
+    steps: list[Step] = [Leased(), *nothing * 6, END]
     assert b": keep-alive" in _body(_sent(steps, OpenAIEncoder(CALL)))
 
 
@@ -91,9 +93,10 @@ def test_no_patience_is_no_heartbeat() -> None:
 
 
 def test_an_early_error_has_a_status_of_its_own() -> None:
-    for steps in ([GenerationFailed("no")], [Leased(), GenerationFailed("no")]):
+    leased: list[list[Step]] = [[], [Leased()]]
+    for before in leased:
         with pytest.raises(GenerationFailed):
-            _sent(steps, OpenAIEncoder(CALL))
+            _sent([*before, GenerationFailed("no")], OpenAIEncoder(CALL))
 
 
 def test_an_error_after_a_heartbeat_is_told_in_the_stream() -> None:

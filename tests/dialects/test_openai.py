@@ -51,7 +51,7 @@ def test_options() -> None:
 @pytest.mark.parametrize("limits", [{"max_completion_tokens": 5}, {"max_tokens": 9, "max_completion_tokens": 5}])
 def test_the_newer_limit_counts(limits: dict[str, int]) -> None:
     assert _chat(**limits).options["num_predict"] == 5
-    assert _chat(**limits, max_tokens=None).options["num_predict"] == 5
+    assert _completion(**limits).options["num_predict"] == 5
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,11 @@ def test_effort(members: dict[str, Any], think: bool | str | None) -> None:
 
 
 def test_parts_become_messages() -> None:
-    parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": URL}, {"type": "text", "text": "b"}]
+    parts: list[Any] = [
+        {"type": "text", "text": "a"},
+        {"type": "image_url", "image_url": URL},
+        {"type": "text", "text": "b"},
+    ]
     parts.append({"type": "input_audio", "input_audio": {"data": "aGk="}})
     found = _chat(messages=[{"role": "User", "content": parts}]).messages
     assert found == (
@@ -99,7 +103,7 @@ def test_parts_become_messages() -> None:
 
 def test_calls_and_their_results() -> None:
     function = {"name": "f", "arguments": '{"b": 1, "a": 2.5}'}
-    calls = [{"id": "call_1", "index": 3, "type": "function", "function": function}]
+    calls: list[Any] = [{"id": "call_1", "index": 3, "type": "function", "function": function}]
     talk = [
         *HI,
         {"role": "assistant", "content": None, "reasoning": "hm", "tool_calls": calls},
