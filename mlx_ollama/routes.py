@@ -7,6 +7,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -268,6 +269,8 @@ def _plain(status: int, text: str, headers: Mapping[str, str] | None = None) -> 
 def _redirect(path: str, method: str, *, permanent: bool) -> Response:
     """A GET with a slash too many is moved for good, the rest is asked again elsewhere."""
     status = 301 if permanent and method == "GET" else 307
+    # A model's name may have anything in it, and this goes into a header and into a page.
+    path = quote(path, safe="/:")
     if method not in ("GET", "HEAD"):
         return Response(b"", status, headers={"location": path})
     phrase = "Moved Permanently" if status == 301 else "Temporary Redirect"  # noqa: PLR2004 - HTTP's own numbers

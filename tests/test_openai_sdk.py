@@ -222,6 +222,9 @@ def test_the_path_of_a_model(server: Server) -> None:
     assert server.client.get("/v1/models/tiny%3Alatest").json()["id"] == "tiny:latest"
     assert server.client.post("/v1/models/tiny").headers["allow"] == "GET"
     assert server.client.get("/v1/models/tiny/", follow_redirects=False).headers["location"] == "/v1/models/tiny"
+    odd = server.client.get("/v1/models/%3Cb%3E%0D%0A%E2%82%AC/", follow_redirects=False)
+    assert (odd.status_code, odd.headers["location"]) == (301, "/v1/models/%3Cb%3E%0D%0A%E2%82%AC")
+    assert "<b>" not in odd.text
     preflight = server.client.options("/v1/models/tiny", headers={"origin": "http://localhost"})
     assert preflight.headers["allow"] == "GET"
 

@@ -65,7 +65,8 @@ def _told(delta: Delta) -> tuple[Any, ...]:
     return tuple(entry for entry in delta.logprobs if entry.token)
 
 
-def _generated(case: Mapping[str, Any]) -> bytes:
+def _generated(case: Mapping[str, Any]) -> list[bytes]:
+    """The pieces that are sent together."""
     door = DOORS[case["request"]["path"]]
     call = door.decode(case["request"]["body"].encode(), {})
     assert isinstance(call, Generation)
@@ -74,10 +75,10 @@ def _generated(case: Mapping[str, Any]) -> bytes:
     events = _events(call, script, pieces)
     answers: Any = door.answers(call)
     if not call.stream or answers.is_plain(events[0]):
-        return bytes(answers.whole(events))
+        return [bytes(answers.whole(events))]
     if has_failed:
-        return b"".join(map(answers.event, events[:-1])) + bytes(answers.broken("gone"))
-    return b"".join(map(answers.event, events)) + bytes(answers.end())
+        return [*map(answers.event, events[:-1]), answers.broken("gone")]
+    return [*map(answers.event, events), answers.end()]
 
 
 def _embedded(case: Mapping[str, Any]) -> bytes:
@@ -91,13 +92,13 @@ def _embedded(case: Mapping[str, Any]) -> bytes:
     return bytes(answers.vectors(Embeddings([vector] * len(call.inputs), usage)))
 
 
-def _body(case: Mapping[str, Any]) -> str:
-    """What we answer."""
+def _body(case: Mapping[str, Any]) -> list[bytes]:
+    """What we answer, in the pieces in which it is sent."""
     path, status = case["request"]["path"], case["response"]["status"]
     if status >= 400:
         message = json.loads(case["response"]["body"])["error"]["message"]
-        return DOORS[path].refuse(status, message, "answering").body.decode()
-    return (_embedded if path.endswith("/embeddings") else _generated)(case).decode()
+        return [DOORS[path].refuse(status, message, "answering").body]
+    return [_embedded(case)] if path.endswith("/embeddings") else [piece for piece in _generated(case) if piece]
 
 
 def _settled(body: str) -> str:
@@ -106,7 +107,9 @@ def _settled(body: str) -> str:
 
 @pytest.mark.parametrize("case", cases("scripted_openai"), ids=lambda case: case["name"])
 def test_the_answer_is_the_references(case: dict[str, Any]) -> None:
-    got, recorded = _settled(_body(case)), _settled(case["response"]["body"])
+    pieces = _body(case)
+    got, recorded = _settled(b"".join(pieces).decode()), _settled(case["response"]["body"])
+    assert len(pieces) == case["response"].get("chunk_count", 1)
     if case["name"] in UNORDERED:
         assert ARGUMENTS.sub(_ordered, got) == ARGUMENTS.sub(_ordered, recorded)
     else:
