@@ -38,6 +38,7 @@ from mlx_ollama.types import (
     Done,
     Event,
     Generation,
+    Leased,
     ListedModel,
     LoadedModel,
     Message,
@@ -46,7 +47,7 @@ from mlx_ollama.types import (
     ToolCall,
 )
 
-Events: TypeAlias = AsyncGenerator[Event, None]
+Events: TypeAlias = AsyncGenerator[Event | Leased, None]
 
 MINIMAL_CONTEXT = 4
 SMALL_CONTEXT = 4096
@@ -239,12 +240,11 @@ class Service:
         self._pool.expire(model)
         return _only(Done("unload"))
 
-    async def _generate(
-        self, call: Generation, model: StoredModel, options: Options, prompt: Prompt | None
-    ) -> AsyncGenerator[Event, None]:
+    async def _generate(self, call: Generation, model: StoredModel, options: Options, prompt: Prompt | None) -> Events:
         entered = time.monotonic_ns()
         async with self._pool.lease(model, call.keep_alive) as lease:
             loaded = time.monotonic_ns()
+            yield Leased()
             context = self._context(options, lease, model)
             lease.resident.context_length = context
             if prompt is None:
@@ -365,7 +365,7 @@ def _timed(done: Done, entered: int, loaded: int) -> Done:
     return replace(done, usage=replace(done.usage, load_ns=max(1, loaded - entered), total_ns=now - entered))
 
 
-async def _only(event: Event) -> AsyncGenerator[Event, None]:
+async def _only(event: Event) -> Events:
     yield event
 
 
