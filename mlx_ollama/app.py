@@ -19,7 +19,7 @@ from mlx_ollama.policies.errors import Errors
 from mlx_ollama.policies.ignored import IgnoredOptions
 from mlx_ollama.policies.origin import Origin
 from mlx_ollama.pool import Pool
-from mlx_ollama.routes import NotFound, resources, routes
+from mlx_ollama.routes import NotFound, StreamKeepAlive, find, resources, routes
 from mlx_ollama.service import Service
 from mlx_ollama.settings import Settings
 
@@ -47,10 +47,11 @@ def create_gateway(settings: Settings) -> Gateway:
     pool = Pool(start, keep_alive=keep_alive_seconds(settings.keep_alive), load_timeout=settings.load_timeout)
     service = Service(Store(settings.models), pool, default_context=settings.context_length)
     in_flight = InFlight()
-    table = resources(service)
+    table = resources(service, StreamKeepAlive(settings.stream_keep_alive, ndjson=settings.ndjson_keep_alive))
 
     def allow_of(path: str) -> str | None:
-        return table[path].allow if path in table else None
+        resource = find(table, path)
+        return resource.allow if resource else None
 
     # The order in which a request meets them, outermost first.
     policies = [

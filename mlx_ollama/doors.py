@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from mlx_ollama.dialects import ollama, ollama_embed
+from mlx_ollama.dialects import ollama, ollama_embed, openai, openai_answers, openai_embeddings
 from mlx_ollama.dialects.answers import Door, Refuse
 from mlx_ollama.dialects.ollama_answers import ChatEncoder, GenerateEncoder
 from mlx_ollama.types import Call
@@ -12,6 +12,9 @@ DOORS: Mapping[str, Door] = {
     "/api/chat": Door(ollama.decode_chat, ChatEncoder, ollama.refuse),
     "/api/embed": Door(ollama_embed.decode_embed, ollama_embed.EmbedAnswers, ollama.refuse),
     "/api/embeddings": Door(ollama_embed.decode_legacy, ollama_embed.LegacyAnswers, ollama.refuse),
+    "/v1/chat/completions": Door(openai.decode_chat, openai_answers.ChatEncoder, openai.refuse),
+    "/v1/completions": Door(openai.decode_completion, openai_answers.CompletionEncoder, openai.refuse),
+    "/v1/embeddings": Door(openai_embeddings.decode, openai_embeddings.Answers, openai.refuse),
 }
 """What is asked of a model, by path."""
 
@@ -25,4 +28,6 @@ DECODERS: Mapping[str, Callable[[bytes, Mapping[str, str]], Call]] = {
 def refuse_of(path: str) -> Refuse:
     """How errors on a path are worded."""
     door = DOORS.get(path)
-    return door.refuse if door else ollama.refuse
+    if door is None:
+        return openai.refuse if path.startswith("/v1/models") else ollama.refuse
+    return door.refuse

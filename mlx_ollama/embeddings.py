@@ -36,6 +36,8 @@ class EmbeddingService:
         Raises:
             MlxOllamaError: for all that is wrong with the call, or if the worker fails.
         """
+        if call.inputs is None:
+            raise InvalidRequest("invalid input type")
         model = self._model(call)
         options = Options.merge(model.parameters, call.options)
         if call.inputs and not embeds(model):
@@ -44,7 +46,7 @@ class EmbeddingService:
                 raise GenerationFailed(str(NoEmbeddings(call.model)))
             raise NoEmbeddings(call.model)
         try:
-            return await self._embed(call, model, options)
+            return await self._embed(call, call.inputs, model, options)
         except InvalidRequest as error:
             # The old endpoint takes whatever the engine says for a fault of the server.
             raise GenerationFailed(error.message) if call.legacy else error from error
@@ -61,18 +63,18 @@ class EmbeddingService:
             raise ModelNotFound(f'model "{call.model}" not found, try pulling it first')
         return model
 
-    async def _embed(self, call: Embed, model: StoredModel, options: Options) -> Embeddings:
+    async def _embed(self, call: Embed, inputs: tuple[str, ...], model: StoredModel, options: Options) -> Embeddings:
         entered = time.monotonic_ns()
         async with self._pool.lease(model, call.keep_alive) as lease:
             loaded = time.monotonic_ns()
             context = self._context_of(options, lease, model)
             lease.resident.context_length = context
-            if not call.inputs:
+            if not inputs:
                 return Embeddings(())
-            vectors: list[tuple[float, ...]] = [()] * len(call.inputs)
+            vectors: list[tuple[float, ...]] = [()] * len(inputs)
             tokens = 0
             pieces = lease.link.embed(
-                call.inputs,
+                inputs,
                 context=context,
                 truncate=call.truncate,
                 normalize=call.normalize,

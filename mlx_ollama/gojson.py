@@ -7,6 +7,7 @@ follows the first value, invalid UTF-8, lone surrogates) and in the words of its
 
 import json
 import re
+from collections.abc import Sequence
 from json import JSONDecoder
 from typing import Any, NoReturn, Self
 
@@ -16,6 +17,9 @@ _ESCAPES = ((b"&", b"\\u0026"), (b"<", b"\\u003c"), (b">", b"\\u003e"), (b"\xe2\
 _LAST_ESCAPE = (b"\xe2\x80\xa9", b"\\u2029")
 _LONGEST_INT64 = 19
 _SMALLEST_PLAIN, _SMALLEST_SCIENTIFIC = 1e-6, 1e21
+_UNLIKE_GO = re.compile(rb"[^,\[\]]+(?:\.0|e[^,\]]+)(?=[,\]])|0\.0000[^,\]]+")
+"""Numbers that Go may write in another way: whole ones and those with an exponent."""
+
 _SPACE = " \t\r\n"
 _GO_CONTROLS = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v"}
 
@@ -46,6 +50,11 @@ def dumps(value: object) -> bytes:
         if plain in written:
             written = written.replace(plain, escaped)
     return written
+
+
+def floats(numbers: Sequence[float]) -> bytes:
+    """A JSON array of floats, most of which orjson writes as Go does: quicker than `dumps` for long ones."""
+    return _UNLIKE_GO.sub(lambda found: format_float(float(found[0])).encode(), orjson.dumps(numbers))
 
 
 def format_float(value: float) -> str:

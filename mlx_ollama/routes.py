@@ -2,22 +2,24 @@
 
 import asyncio
 import posixpath
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, compile_path
 from starlette.types import Receive, Scope, Send
 
-from mlx_ollama.dialects import ollama
-from mlx_ollama.dialects.answers import REFUSAL_JSON, Answers, Door
+from mlx_ollama.dialects import ollama, openai_models
+from mlx_ollama.dialects.answers import NDJSON, REFUSAL_JSON, Answers, Door
 from mlx_ollama.doors import DOORS
 from mlx_ollama.errors import MlxOllamaError
 from mlx_ollama.service import Events, Service
-from mlx_ollama.types import Chat, Embed
+from mlx_ollama.types import Chat, Embed, Event, Leased, Show
 
 COMPATIBLE_VERSION = "0.33.0"
 """The version of Ollama whose behaviour this is. Clients compare it, so it has no suffix (clients.md, trap 10)."""
@@ -44,6 +46,14 @@ class Resource:
         await response(scope, receive, send)
 
 
+def find(table: Mapping[str, Resource], path: str) -> Resource | None:
+    """What answers a path; a name in braces stands for one part of it."""
+    if found := table.get(path):
+        return found
+    patterns = (pattern for pattern in table if "{" in pattern)
+    return next((table[pattern] for pattern in patterns if compile_path(pattern)[0].match(path)), None)
+
+
 class NotFound:
     """Unknown paths: to their clean form if that is a route, else 404 (wire-spec 1.2)."""
 
@@ -53,7 +63,7 @@ class NotFound:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         clean = posixpath.normpath(path.replace("//", "/")) if path else "/"
-        if clean == path or clean not in self._resources:
+        if clean == path or find(self._resources, clean) is None:
             response: Response = _plain(404, "404 page not found")
         else:
             slash_only = path == f"{clean}/"
@@ -74,43 +84,120 @@ class JsonResponse(Response):
             del self.headers["content-length"]
 
 
+@dataclass(frozen=True)
+class StreamKeepAlive:
+    """When a silent stream says that it lives: after so many `seconds`, 0 for never; and whether NDJSON does, too."""
+
+    seconds: float
+    ndjson: bool
+
+    def patience(self, answers: Answers) -> float:
+        """How long these answers may be silent."""
+        return 0.0 if answers.stream_headers["content-type"] == NDJSON and not self.ndjson else self.seconds
+
+
+class OpenLine:
+    """What a stream has sent so far. Two may send on it, one at a time: the answer, and its heartbeat."""
+
+    def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
+        self._send = send
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._lock = asyncio.Lock()
+        self._clock = asyncio.get_running_loop().time
+        self._sent_at = self._clock()
+        self.is_open = False
+
+    async def flush(self, piece: bytes) -> None:
+        """Send a piece, and the status before the first one, which may be empty."""
+        async with self._lock:
+            await self._flush(piece)
+
+    async def beat(self, heartbeat: Callable[[], bytes], patience: float) -> None:
+        """Send a heartbeat whenever nothing was sent for so many seconds."""
+        self._sent_at = self._clock()
+        while True:
+            await asyncio.sleep(self._sent_at + patience - self._clock())
+            async with self._lock:
+                if self._clock() - self._sent_at >= patience:
+                    await self._flush(heartbeat())
+
+    async def close(self) -> None:
+        async with self._lock:
+            await self._send({"type": "http.response.body", "body": b""})
+
+    async def _flush(self, piece: bytes) -> None:
+        if not self.is_open:
+            self.is_open = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        if piece:
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            self._sent_at = self._clock()
+
+
 class EventStream(Response):
     """An answer as it comes, one flush per event.
 
     The status is sent with the first event, so whatever fails before it still gets a status of its own; what fails
-    later is told in the stream (wire-spec 2.4, 8.1).
+    later is told in the stream (wire-spec 2.4, 8.1). Once the model is leased, `patience` seconds (0 for ever) without
+    a byte are followed by a heartbeat, so that clients who take silence for death survive a long prompt; that, too,
+    decides the status.
     """
 
-    def __init__(self, events: Events, answers: Answers) -> None:
-        self._events, self._answers = events, answers
+    def __init__(self, events: Events, answers: Answers, patience: float) -> None:
+        self._events, self._answers, self._patience = events, answers, patience
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answers = self._answers
+        scope.setdefault("state", {})["job"] = True
+        line = OpenLine(send, answers.stream_headers)
+        plain: Event | None = None
         async with aclosing(self._events) as events:
-            scope.setdefault("state", {})["job"] = True
             first = await anext(events)
-            if answers.is_plain(first):
-                await JsonResponse(answers.whole([first]), answers.whole_headers)(scope, receive, send)
-                return
-            headers = [(name.encode(), value.encode()) for name, value in answers.stream_headers.items()]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await _flush(send, answers.event(first))
-            try:
-                async for event in events:
-                    await _flush(send, answers.event(event))
-                await _flush(send, answers.end())
-            except MlxOllamaError as error:
-                await _flush(send, answers.broken(error.message))
-        await send({"type": "http.response.body", "body": b""})
+            with self._beating(line, is_leased=isinstance(first, Leased)):
+                try:
+                    if isinstance(first, Leased):
+                        first = await _next(events)
+                    if answers.is_plain(first) and not line.is_open:
+                        plain = first
+                    else:
+                        await self._stream(line, first, events)
+                except MlxOllamaError as error:
+                    if not line.is_open:
+                        raise
+                    await line.flush(answers.broken(error.message))
+        if plain:
+            await JsonResponse(answers.whole([plain]), answers.whole_headers)(scope, receive, send)
+        else:
+            await line.close()
+
+    async def _stream(self, line: OpenLine, first: Event, events: Events) -> None:
+        await line.flush(self._answers.event(first))
+        async for event in events:
+            if not isinstance(event, Leased):
+                await line.flush(self._answers.event(event))
+        await line.flush(self._answers.end())
+
+    @contextmanager
+    def _beating(self, line: OpenLine, *, is_leased: bool) -> Iterator[None]:
+        if not (is_leased and self._patience):
+            yield
+            return
+        heart = asyncio.ensure_future(line.beat(self._answers.heartbeat, self._patience))
+        try:
+            yield
+        finally:
+            heart.cancel()
 
 
-async def _flush(send: Send, piece: bytes) -> None:
-    if piece:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
+async def _next(events: Events) -> Event:
+    """The next event that is a part of the answer."""
+    while isinstance(event := await anext(events), Leased):
+        pass
+    return event
 
 
-def resources(service: Service) -> dict[str, Resource]:
+def resources(service: Service, keep_alive: StreamKeepAlive) -> dict[str, Resource]:
     """Every path of the server."""
 
     async def root(request: Request) -> Response:
@@ -128,13 +215,26 @@ def resources(service: Service) -> dict[str, Resource]:
     async def show(request: Request) -> Response:
         return JsonResponse(ollama.encode_show(await asyncio.to_thread(service.show, request.state.call)))
 
+    async def models(request: Request) -> Response:
+        listed = await asyncio.to_thread(service.list)
+        return JsonResponse(openai_models.encode_models(listed), openai_models.HEADERS)
+
+    async def model(request: Request) -> Response:
+        name = request.path_params["model"]
+        # Its path is the call of this request; from here on it is being checked.
+        request.state.call = Show(model=name)
+        shown = await asyncio.to_thread(service.show, request.state.call)
+        return JsonResponse(openai_models.encode_model(name, shown), openai_models.HEADERS)
+
     return {
         "/": Resource({"HEAD": root, "GET": root}),
         "/api/version": Resource({"HEAD": version, "GET": version}),
         "/api/tags": Resource({"HEAD": tags, "GET": tags}),
         "/api/ps": Resource({"GET": ps}),
         "/api/show": Resource({"POST": show}),
-        **{path: Resource({"POST": _asking(service, door)}) for path, door in DOORS.items()},
+        "/v1/models": Resource({"GET": models}),
+        "/v1/models/{model}": Resource({"GET": model}),
+        **{path: Resource({"POST": _asking(service, door, keep_alive)}) for path, door in DOORS.items()},
     }
 
 
@@ -143,7 +243,7 @@ def routes(table: Mapping[str, Resource]) -> list[BaseRoute]:
     return [Route(path, resource) for path, resource in table.items()]
 
 
-def _asking(service: Service, door: Door) -> Endpoint:
+def _asking(service: Service, door: Door, keep_alive: StreamKeepAlive) -> Endpoint:
     """What is asked of a model through one door, in whatever dialect."""
 
     async def ask(request: Request) -> Response:
@@ -151,12 +251,12 @@ def _asking(service: Service, door: Door) -> Endpoint:
         answers: Any = door.answers(call)
         if isinstance(call, Embed):
             embeddings = await service.embed(call)
-            return JsonResponse(await asyncio.to_thread(answers.vectors, embeddings))
+            return JsonResponse(await asyncio.to_thread(answers.vectors, embeddings), answers.whole_headers)
         events = service.chat(call) if isinstance(call, Chat) else service.complete(call)
         if call.stream:
-            return EventStream(events, answers)
+            return EventStream(events, answers, keep_alive.patience(answers))
         async with aclosing(events):
-            whole = [event async for event in events]
+            whole = [event async for event in events if not isinstance(event, Leased)]
         return JsonResponse(answers.whole(whole), answers.whole_headers)
 
     return ask
@@ -169,6 +269,8 @@ def _plain(status: int, text: str, headers: Mapping[str, str] | None = None) -> 
 def _redirect(path: str, method: str, *, permanent: bool) -> Response:
     """A GET with a slash too many is moved for good, the rest is asked again elsewhere."""
     status = 301 if permanent and method == "GET" else 307
+    # A model's name may have anything in it, and this goes into a header and into a page.
+    path = quote(path, safe="/:")
     if method not in ("GET", "HEAD"):
         return Response(b"", status, headers={"location": path})
     phrase = "Moved Permanently" if status == 301 else "Temporary Redirect"  # noqa: PLR2004 - HTTP's own numbers

@@ -1,7 +1,6 @@
 """The use cases: chat, complete, list, show … No HTTP and no JSON: calls in, events or facts out."""
 
 import itertools
-import json
 import random
 import string
 import time
@@ -10,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from mlx_ollama import gojson, gotime
+from mlx_ollama import gotime
 from mlx_ollama.embeddings import EmbeddingService
 from mlx_ollama.errors import (
     CloudDisabled,
@@ -20,6 +19,7 @@ from mlx_ollama.errors import (
     Unsupported,
     WorkerError,
 )
+from mlx_ollama.formats import schema_of
 from mlx_ollama.models.capabilities import capabilities, family, uses_harmony
 from mlx_ollama.models.describe import details_of
 from mlx_ollama.models.directory import NotAModel, inspect, jinja_template
@@ -38,6 +38,7 @@ from mlx_ollama.types import (
     Done,
     Event,
     Generation,
+    Leased,
     ListedModel,
     LoadedModel,
     Message,
@@ -46,7 +47,7 @@ from mlx_ollama.types import (
     ToolCall,
 )
 
-Events: TypeAlias = AsyncGenerator[Event, None]
+Events: TypeAlias = AsyncGenerator[Event | Leased, None]
 
 MINIMAL_CONTEXT = 4
 SMALL_CONTEXT = 4096
@@ -54,10 +55,8 @@ _CONTEXT_BY_GPU_MEMORY = ((47 << 30, 262_144), (23 << 30, 32_768))
 MOST_TOP_LOGPROBS = 20
 MOST_CONTEXT_TOKENS = 1 << 20
 MOST_STOPS = 256
-"""Each is looked for after every token."""
-
-ANY_OBJECT = '{"type":"object"}'
-"""The schema for which `format: "json"` is short."""
+LONGEST_STOP = 1024
+"""Characters. Each is looked for after every token, and its beginnings at the end of the text."""
 
 _COPILOT = "GitHubCopilotChat/"
 _ID_ALPHABET = string.ascii_lowercase + string.digits
@@ -241,12 +240,11 @@ class Service:
         self._pool.expire(model)
         return _only(Done("unload"))
 
-    async def _generate(
-        self, call: Generation, model: StoredModel, options: Options, prompt: Prompt | None
-    ) -> AsyncGenerator[Event, None]:
+    async def _generate(self, call: Generation, model: StoredModel, options: Options, prompt: Prompt | None) -> Events:
         entered = time.monotonic_ns()
         async with self._pool.lease(model, call.keep_alive) as lease:
             loaded = time.monotonic_ns()
+            yield Leased()
             context = self._context(options, lease, model)
             lease.resident.context_length = context
             if prompt is None:
@@ -258,7 +256,7 @@ class Service:
                 return
             wants_context = isinstance(call, Completion) and not call.raw
             answer = lease.link.generate(
-                prompt, _sampling(call, options), want_context=wants_context, grammar=_grammar(call)
+                prompt, _sampling(call, options), want_context=wants_context, grammar=schema_of(call.format)
             )
             calls = itertools.count()
             async with aclosing(answer) as events:
@@ -337,8 +335,8 @@ def _prompt(
 
 
 def _sampling(call: Generation, options: Options) -> Sampling:
-    if len(options.stop) > MOST_STOPS:
-        raise InvalidRequest(f'option "stop" has more than {MOST_STOPS} strings')
+    if len(options.stop) > MOST_STOPS or any(len(stop) > LONGEST_STOP for stop in options.stop):
+        raise InvalidRequest(f'option "stop" has over {MOST_STOPS} strings, or one of over {LONGEST_STOP} characters')
     return Sampling(
         seed=options.seed if options.seed >= 0 else _random.getrandbits(32),
         temperature=options.temperature,
@@ -368,7 +366,7 @@ def _timed(done: Done, entered: int, loaded: int) -> Done:
     return replace(done, usage=replace(done.usage, load_ns=max(1, loaded - entered), total_ns=now - entered))
 
 
-async def _only(event: Event) -> AsyncGenerator[Event, None]:
+async def _only(event: Event) -> Events:
     yield event
 
 
@@ -380,18 +378,3 @@ def _check_logprobs(call: Generation) -> None:
 def _check_images(images: Sequence[tuple[bytes, ...]]) -> None:
     if any(images):
         raise Unsupported("this model does not support image input")
-
-
-def _grammar(call: Generation) -> str:
-    """The JSON schema of the answer, empty for none. What is no format is found out this late by the reference, too."""
-    if call.format is None or call.format == "":
-        return ""
-    if call.format == "json":
-        return ANY_OBJECT
-    if not isinstance(call.format, dict):
-        try:
-            written = json.dumps(gojson.dumps(call.format).decode(), ensure_ascii=False)
-        except (TypeError, RecursionError) as error:
-            raise InvalidRequest("exceeded max depth") from error
-        raise WorkerError(f'invalid format: {written}; expected "json" or a valid JSON Schema object')
-    return gojson.dumps(call.format).decode()

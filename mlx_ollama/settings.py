@@ -58,6 +58,12 @@ class Settings:
     strict: bool = _setting(default=False, help_text="refuse options that have no effect here instead of naming them")
     body_timeout: float = _setting(60.0, "how long a request body may stop arriving before it is refused")
     load_timeout: float = _setting(300.0, "how long loading a model may take")
+    stream_keep_alive: float = _setting(
+        15.0, "how long a stream may be silent, once its model is loaded, before it says that it lives; 0 is for ever"
+    )
+    ndjson_keep_alive: bool = _setting(
+        default=False, help_text="say so on Ollama's own streams, too, with a line that has no text in it"
+    )
     prefill_slice: float = _setting(0.25, "longest time a prompt is read without letting running answers go on")
 
     @property
@@ -227,7 +233,7 @@ def _check(settings: Settings, origins: Mapping[str, Origin]) -> None:
     for name in ("connection_keep_alive", "max_body", "body_timeout", "load_timeout", "prefill_slice"):
         if getattr(settings, name) <= 0:
             refuse(name, "must be above 0")
-    for name in ("drain", "context_length"):
+    for name in ("drain", "context_length", "stream_keep_alive"):
         if getattr(settings, name) < 0:
             refuse(name, "must not be negative")
 

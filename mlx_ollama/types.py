@@ -46,7 +46,8 @@ class Generation(Call):
     """What chat and completion have in common.
 
     `keep_alive` is in seconds, None where the caller said nothing; `format` is the decoded JSON of the field, None
-    where unset; `think` None means that the model decides.
+    where unset; `think` None means that the model decides. `include_usage` is whether a stream is to tell its counts,
+    in dialects that leave the choice to the caller (wire-spec 8.2).
     """
 
     stream: bool = True
@@ -59,6 +60,7 @@ class Generation(Call):
     logprobs: bool = False
     top_logprobs: int = 0
     render_only: bool = False
+    include_usage: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,16 +89,18 @@ class Embed(Call):
     """Turn texts into vectors (wire-spec 6.8).
 
     `truncate` lets a text lose its end to fit the context; `dimensions` 0 means all; `normalize` makes each vector as
-    long as 1. `legacy` is `/api/embeddings` (wire-spec 6.9), which names and reports things in its own way.
+    long as 1. `inputs` None stands for what is no text at all, `base64` for vectors written as bytes (wire-spec 8.4).
+    `legacy` is `/api/embeddings` (wire-spec 6.9), which names and reports things in its own way.
     """
 
-    inputs: tuple[str, ...] = ()
+    inputs: tuple[str, ...] | None = ()
     truncate: bool = True
     dimensions: int = 0
     normalize: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
     keep_alive: float | None = None
     legacy: bool = False
+    base64: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +186,11 @@ class Rendered:
 
 
 Event = Delta | Done | Rendered
+
+
+@dataclass(frozen=True)
+class Leased:
+    """The model is loaded, and work on the answer begins: a word to the server, no part of the answer."""
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,12 @@ def test_a_body_in_many_pieces_that_nobody_wants(tiny: Server, path: str, host: 
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ({"options": {"stop": ["x"] * 257}}, 400, 'option "stop" has more than 256 strings'),
+        (
+            {"options": {"stop": ["x"] * 257}},
+            400,
+            'option "stop" has over 256 strings, or one of over 1024 characters',
+        ),
+        ({"format": {"description": "x" * 300_000}}, 400, "invalid format: 300018 bytes are more than 262144"),
         ({"format": {"type": "foo"}}, 400, "invalid format: Invalid type: foo"),
         ({"format": 5}, 500, 'invalid format: "5"; expected "json" or a valid JSON Schema object'),
         ({"images": ["aGk="]}, 400, "this model does not support image input"),
@@ -100,6 +105,14 @@ def test_what_cannot_be_done_is_refused_by_name(
 ) -> None:
     refused = tiny.post("/api/generate", {"model": "tiny", "prompt": "x", **body})
     assert (refused.status_code, refused.json()) == (status, {"error": message})
+
+
+@pytest.mark.parametrize("schema", ['{"maximum":1e400}', '{"a":' * 400 + "1" + "}" * 400])
+def test_schemas_that_cannot_be_written_are_the_callers_fault(tiny: Server, schema: str) -> None:
+    content = '{"model":"tiny","prompt":"x","format":' + schema + "}"
+    refused = tiny.client.post("/api/generate", content=content)
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith("invalid format: ")
 
 
 @pytest.mark.parametrize("stream", [True, False])

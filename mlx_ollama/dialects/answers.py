@@ -4,10 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from mlx_ollama.types import Call, Embeddings, Event
+from mlx_ollama.types import Call, Embeddings, Event, TokenLogprob
 
 PLAIN_JSON = "application/json"
 REFUSAL_JSON = "application/json; charset=utf-8"
+NDJSON = "application/x-ndjson"
+SSE = "text/event-stream"
+
+SSE_COMMENT = b": keep-alive\n\n"
+"""The heartbeat of server-sent events: a line that readers of the format pass over."""
 
 
 class Answers(Protocol):
@@ -28,12 +33,17 @@ class Answers(Protocol):
 
     def whole(self, events: Sequence[Event]) -> bytes: ...
 
+    def heartbeat(self) -> bytes:
+        """A piece of a stream that says nothing, for whoever takes silence for death."""
+
     def is_plain(self, first: Event) -> bool:
         """Whether an answer that begins with this event is one plain object even where a stream was asked for."""
 
 
 class Vectors(Protocol):
     """The wire form of an answer to an `Embed` call."""
+
+    whole_headers: Mapping[str, str]
 
     def vectors(self, embeddings: Embeddings) -> bytes: ...
 
@@ -61,3 +71,10 @@ class Door:
     decode: Callable[[bytes, Mapping[str, str]], Call]
     answers: Callable[[Any], Answers | Vectors]
     refuse: Refuse
+
+
+def logprob(entry: TokenLogprob) -> dict[str, Any]:
+    """A token's likelihood, in the one form that every dialect has (wire-spec 2.1, 8.2)."""
+    members: dict[str, Any] = {"token": entry.token, "logprob": entry.logprob}
+    spelled = {"bytes": list(entry.bytes)} if entry.bytes else {}
+    return members | spelled | ({"top_logprobs": [logprob(other) for other in entry.top]} if entry.top else {})

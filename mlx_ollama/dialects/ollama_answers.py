@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlx_ollama import gojson, gotime
-from mlx_ollama.dialects.answers import REFUSAL_JSON
-from mlx_ollama.types import Delta, Done, Event, Generation, Rendered, TokenLogprob, ToolCall, Usage
-
-NDJSON = "application/x-ndjson"
+from mlx_ollama.dialects.answers import NDJSON, REFUSAL_JSON, logprob
+from mlx_ollama.types import Delta, Done, Event, Generation, Rendered, ToolCall, Usage
 
 
 class Encoder(ABC):
@@ -34,6 +32,10 @@ class Encoder(ABC):
     def broken(self, message: str) -> bytes:
         """The line that ends a stream which cannot go on (wire-spec 2.4)."""
         return gojson.dumps({"error": message}) + b"\n"
+
+    def heartbeat(self) -> bytes:
+        """A line of an answer that has nothing in it."""
+        return self._framed(self._piece(b'""')) + b"\n"
 
     def is_plain(self, first: Event) -> bool:
         """Loads, unloads and renderings are one plain object (wire-spec 2)."""
@@ -131,12 +133,7 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
 
 
 def _logprobs(delta: Delta) -> dict[str, Any]:
-    return _where_set(logprobs=[_logprob(entry) for entry in delta.logprobs])
-
-
-def _logprob(entry: TokenLogprob) -> dict[str, Any]:
-    members = {"token": entry.token, "logprob": entry.logprob, "bytes": list(entry.bytes)}
-    return members | _where_set(top_logprobs=[_logprob(other) for other in entry.top])
+    return _where_set(logprobs=[logprob(entry) for entry in delta.logprobs])
 
 
 def _where_set(**members: Any) -> dict[str, Any]:

@@ -1,13 +1,11 @@
 """Ollama's two ways to ask for vectors: `/api/embed` and the older `/api/embeddings` (wire-spec 6.8, 6.9)."""
 
-import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from mlx_ollama import gojson
+from mlx_ollama.dialects.answers import REFUSAL_JSON
 from mlx_ollama.dialects.gotypes import Struct, boolean, integer, keep_alive, mapping, string
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.types import Embed, Embeddings
@@ -48,6 +46,8 @@ def decode_legacy(body: bytes, headers: Mapping[str, str]) -> Embed:
 class EmbedAnswers:
     """Answers of `/api/embed`."""
 
+    whole_headers: Mapping[str, str] = {"content-type": REFUSAL_JSON}
+
     def __init__(self, call: Embed) -> None:
         self._model = call.model
 
@@ -58,6 +58,8 @@ class EmbedAnswers:
 class LegacyAnswers:
     """Answers of `/api/embeddings`."""
 
+    whole_headers: Mapping[str, str] = {"content-type": REFUSAL_JSON}
+
     def __init__(self, call: Embed) -> None: ...
 
     def vectors(self, embeddings: Embeddings) -> bytes:
@@ -66,7 +68,7 @@ class LegacyAnswers:
 
 def encode_embed(model: str, embeddings: Embeddings) -> bytes:
     """The answer of `/api/embed`; its numbers are float32."""
-    vectors = b",".join(_vector(vector) for vector in embeddings.vectors)
+    vectors = b",".join(gojson.floats(vector) for vector in embeddings.vectors)
     usage = embeddings.usage
     figures = {
         "total_duration": usage.total_ns if usage else 0,
@@ -82,13 +84,4 @@ def encode_legacy(embeddings: Embeddings) -> bytes:
     """The answer of `/api/embeddings`; its numbers are float32 widened to float64, and so written with more digits."""
     vector = embeddings.vectors[0] if embeddings.vectors else ()
     layout = f"{len(vector)}f"
-    return b'{"embedding":' + _vector(struct.unpack(layout, struct.pack(layout, *vector))) + b"}"
-
-
-_UNLIKE_GO = re.compile(rb"[^,\[\]]+(?:\.0|e[^,\]]+)(?=[,\]])|0\.0000[^,\]]+")
-"""Numbers that Go may write in another way: whole ones and those with an exponent."""
-
-
-def _vector(numbers: Sequence[float]) -> bytes:
-    """A JSON array in Go's way of writing numbers, most of which are as orjson writes them."""
-    return _UNLIKE_GO.sub(lambda found: gojson.format_float(float(found[0])).encode(), orjson.dumps(numbers))
+    return b'{"embedding":' + gojson.floats(struct.unpack(layout, struct.pack(layout, *vector))) + b"}"

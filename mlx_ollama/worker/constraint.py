@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 class Constraint:
     """A logits processor that leaves only tokens that the grammar allows.
 
-    A model that thinks does so first, and freely: its thoughts are begun for it where the prompt has not done that, and
-    the grammar takes over behind the `gate`. An end token cannot come before that.
+    A model that thinks does so first, and freely, and the grammar takes over behind the `gate`; an end token cannot
+    come before that. Where the prompt has not begun the thoughts, the model may begin them, or answer at once.
 
     It never raises, since that would break the streams that share its batch: `failure` says what went wrong.
     """
@@ -33,6 +33,7 @@ class Constraint:
         self._bridge = tokenizer.encode_plain(gate.bridge) if gate else []
         self._gate = gate.text.encode() if gate else b""
         self._thoughts = b""
+        self._may_answer = bool(self._forced)
         self._sampled: mx.array | None = None
 
     def watching(self, sampler: Sampler) -> Sampler:
@@ -58,6 +59,9 @@ class Constraint:
             return logits
 
     def _take(self, token: int) -> None:
+        if self._may_answer and token != self._forced[0]:
+            self._forced, self._bridge, self._gate = [], [], b""
+        self._may_answer = False
         if self._forced:
             self._forced.pop(0)
         elif self._gate:
@@ -81,12 +85,15 @@ class Constraint:
             self._check()
 
     def _masked(self, logits: mx.array) -> mx.array:
-        if self._forced:
+        if self._forced and not self._may_answer:
             return _only(self._forced[0], logits)
-        if self._gate:
+        if self._gate and not self._may_answer:
             return mx.put_along_axis(logits, self._ends[None], mx.array(-mx.inf, logits.dtype), axis=-1)
         allowed = np.frombuffer(self._matcher.compute_logit_bias(), dtype=np.uint8)
         self._check()
+        if self._may_answer:
+            allowed = allowed.copy()
+            allowed[self._forced[0]] = 1
         size = logits.shape[-1]
         if len(allowed) < size:
             # A head may be wider than the vocabulary.

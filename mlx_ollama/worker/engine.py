@@ -108,7 +108,7 @@ class Engine:
         for frame in arrived:
             self._receive(frame, out)
         self._prepare(out)
-        if self._prefill and len(self._batch) < LARGEST_BATCH:
+        if self._prefill and len(self._batch) + len(self._read) < LARGEST_BATCH:
             # Reading takes its time; what is already said must not wait for it.
             self._send_held()
             self._read_prompts(out)
@@ -175,6 +175,7 @@ class Engine:
             likelihood=None
             if sampling.logprobs is None
             else Likelihood(sampling.logprobs, self._tokenizer.token_bytes),
+            schema=frame.grammar,
             grammar=self._grammars.compile(frame.grammar) if frame.grammar else None,
         )
         self._prefill.add(frame.id, prompt.fed)
@@ -198,6 +199,9 @@ class Engine:
         stream = self._streams.pop(request, None)
         if stream is None:
             return
+        if stream.grammar is not None:
+            # Nobody else shall wait for what nobody wants any more.
+            stream.grammar.cancel()
         if stream.handle is None:
             self._prefill.remove(request)
             self._read = [reading for reading in self._read if reading.id != request]
@@ -205,7 +209,7 @@ class Engine:
             self._together(lambda: self._leave_batch(stream), out)
 
     def _read_prompts(self, out: list[Frame]) -> None:
-        for reading in self._prefill.advance(LARGEST_BATCH - len(self._batch)):
+        for reading in self._prefill.advance(LARGEST_BATCH - len(self._batch) - len(self._read)):
             if reading.failure:
                 self._fail(reading.id, "failed", reading.failure, out)
             else:
@@ -242,6 +246,8 @@ class Engine:
             self._alone(stream.id, partial(self._take, stream, token, out), out)
 
     def _take(self, stream: Stream, sampled: Sampled, out: list[Frame]) -> None:
+        if stream.constraint is not None and stream.constraint.failure:
+            self._grammars.forget(stream.schema)
         reason = stream.add(
             sampled.token,
             self._tokenizer.token_bytes(sampled.token),

@@ -2,13 +2,13 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from mlx_ollama.errors import InvalidRequest
+from mlx_ollama.worker.format_schema import prepared
 from mlx_ollama.worker.tokenizer import Tokenizer
 
 WHITESPACE = r"( |\n[ \t]{0,20})?"
@@ -32,11 +32,15 @@ class Grammars:
         self._end_tokens = end_tokens
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._vocabulary: LLTokenizer | None = None
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[str, LLMatcher | InvalidRequest] = OrderedDict()
 
     def compile(self, schema: str) -> Compiling:
         """A matcher at its beginning; its result raises InvalidRequest for an unusable schema, with the reason."""
         return self._pool.submit(self._matcher, schema)
+
+    def forget(self, schema: str) -> None:
+        """Compile a schema anew for whoever asks next: copies of a matcher share what one of them may have spoilt."""
+        self._pool.submit(self._compiled.pop, schema, None)
 
     def _matcher(self, schema: str) -> LLMatcher:
         found = self._compiled.get(schema)
@@ -45,48 +49,24 @@ class Grammars:
             if len(self._compiled) > REMEMBERED_GRAMMARS:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(schema)
+        if isinstance(found, InvalidRequest):
+            raise InvalidRequest(str(found))
         return found.deep_copy()
 
-    def _compile(self, schema: str) -> LLMatcher:
+    def _compile(self, schema: str) -> LLMatcher | InvalidRequest:
         if self._vocabulary is None:
             self._vocabulary = _vocabulary(self._tokenizer, self._end_tokens)
         try:
             grammar = LLMatcher.grammar_from_json_schema(
-                json.dumps(closed(json.loads(schema))),
+                json.dumps(prepared(json.loads(schema))),
                 overrides={"whitespace_flexible": True, "whitespace_pattern": WHITESPACE, "coerce_one_of": True},
             )
             matcher = LLMatcher(self._vocabulary, grammar, log_level=0)
         except (ValueError, RecursionError) as error:
-            raise InvalidRequest(f"invalid format: {error}") from error
+            return InvalidRequest(f"invalid format: {error}")
         if matcher.is_error():
-            raise InvalidRequest(f"invalid format: {_reason(matcher.get_error())}")
+            return InvalidRequest(f"invalid format: {_reason(matcher.get_error())}")
         return matcher
-
-
-def closed(schema: Any) -> Any:
-    """The schema with `additionalProperties: false` where an object lists its properties and says nothing of others.
-
-    So does the reference; a small model would otherwise invent members without end. Where schemas are intersected
-    (`allOf` and its like) closing one part would forbid what another wants, so such schemas stay as they are.
-    """
-    if any(word in node for node in _objects(schema) for word in ("allOf", "unevaluatedProperties", "not", "if")):
-        return schema
-    for node in _objects(schema):
-        if isinstance(node.get("properties"), dict) and "patternProperties" not in node:
-            node.setdefault("additionalProperties", False)
-    return schema
-
-
-def _objects(schema: Any) -> Iterator[dict[str, Any]]:
-    """Every object in a decoded schema, however deep."""
-    waiting = [schema]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, dict):
-            yield node
-            waiting += node.values()
-        elif isinstance(node, list):
-            waiting += node
 
 
 def _vocabulary(tokenizer: Tokenizer, end_tokens: frozenset[int]) -> LLTokenizer:

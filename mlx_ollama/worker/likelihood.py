@@ -2,8 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
@@ -11,34 +10,45 @@ import numpy as np
 from mlx_ollama.types import TokenLogprob
 
 
+@dataclass(frozen=True)
+class _Place:
+    """The logits (vocabulary,) of one place in an answer, the logarithm of their sum, and the likeliest tokens' ids."""
+
+    logits: mx.array
+    total: mx.array
+    likeliest: mx.array
+
+
 class Likelihood:
     """Sits in front of a stream's other processors and keeps the logits that they are given.
 
-    The figures are of the model itself, in float64 over the whole vocabulary: no penalty, grammar or temperature is in
-    them. `count` is how many of the likeliest tokens each place tells, `token_bytes` spells a token.
+    The figures are of the model itself, in float32 over the whole vocabulary: no penalty, grammar or temperature is in
+    them. `count` is how many of the likeliest tokens each place tells, `token_bytes` spells a token. All but a handful
+    of numbers stays where the model computes.
     """
 
     def __init__(self, count: int, token_bytes: Callable[[int], bytes]) -> None:
         self._count = count
         self._token_bytes = token_bytes
-        self._steps: deque[mx.array] = deque()
+        self._places: deque[_Place] = deque()
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        self._steps.append(logits)
+        row = logits.reshape(-1).astype(mx.float32)
+        count = min(self._count, row.shape[0])
+        likeliest = mx.argpartition(-row, kth=max(count - 1, 0))[:count] if count else mx.zeros((0,), mx.uint32)
+        self._places.append(_Place(row, mx.logsumexp(row), likeliest))
         return logits
 
     def of(self, token: int) -> TokenLogprob:
-        """The figures of the oldest step not asked for yet, in which `token` was sampled."""
-        logits = np.array(self._steps.popleft().astype(mx.float32)).reshape(-1).astype(np.float64)
-        shifted = logits - logits.max()
-        logprobs = shifted - np.log(np.exp(shifted).sum())
-        own = self._entry(token, logprobs)
-        if not self._count:
-            return own
-        likeliest = np.argpartition(-logprobs, min(self._count, len(logprobs)) - 1)[: self._count]
-        ranked = sorted(likeliest.tolist(), key=lambda other: (-logprobs[other], other))
-        return replace(own, top=tuple(self._entry(other, logprobs) for other in ranked))
+        """The figures of the oldest place not asked for yet, in which `token` was sampled."""
+        place = self._places.popleft()
+        ids = mx.concatenate([mx.array([token], dtype=mx.uint32), place.likeliest.astype(mx.uint32)])
+        logprobs = place.logits[ids] - place.total
+        mx.eval(ids, logprobs)
+        found = zip(np.array(ids), np.array(logprobs), strict=True)
+        entries = [self._entry(int(other), float(logprob)) for other, logprob in found]
+        return replace(entries[0], top=tuple(sorted(entries[1:], key=lambda entry: -entry.logprob)))
 
-    def _entry(self, token: int, logprobs: "np.ndarray[Any, Any]") -> TokenLogprob:
+    def _entry(self, token: int, logprob: float) -> TokenLogprob:
         spelled = self._token_bytes(token)
-        return TokenLogprob(spelled.decode("utf-8", "replace"), float(logprobs[token]), tuple(spelled))
+        return TokenLogprob(spelled.decode("utf-8", "replace"), logprob, tuple(spelled))

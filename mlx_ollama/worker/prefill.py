@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import mlx.core as mx
@@ -25,7 +26,7 @@ class Reading:
     """A prompt under way.
 
     `cache` holds the keys and values of `tokens[:position]`. The last token is never read here: decoding begins with
-    it. `failure` says why reading had to be given up.
+    it. `failure` says why reading had to be given up; `alone` forbids to read it together with others.
     """
 
     id: int
@@ -33,6 +34,7 @@ class Reading:
     cache: list[Any] = field(default_factory=list)
     position: int = 0
     failure: str = ""
+    alone: bool = False
 
     @property
     def remaining(self) -> int:
@@ -73,37 +75,33 @@ class Prefill:
         deadline = self._clock() + self._budget
         complete: list[Reading] = []
         while self._queue and len(complete) < most:
-            if len(together := self._short_ones(most - len(complete))) > 1:
-                self._try_together(together)
-                complete += together
-                continue
-            reading = self._queue.popleft()
-            if reading.remaining:
-                self._try_slice(reading, deadline - self._clock())
-            if reading.remaining and not reading.failure:
-                # The next in line has its turn: a short prompt need not wait for the whole of a long one.
-                self._queue.insert(most - len(complete) - 1, reading)
+            if len(together := self._short_ones(most - len(complete), deadline - self._clock())) > 1:
+                complete += self._try_together(together)
             else:
-                complete.append(reading)
+                reading = self._queue.popleft()
+                if reading.remaining:
+                    self._try_slice(reading, deadline - self._clock())
+                if reading.remaining and not reading.failure:
+                    # The next in line has its turn: a short prompt need not wait for the whole of a long one.
+                    self._queue.insert(most - len(complete) - 1, reading)
+                else:
+                    complete.append(reading)
             if self._clock() + self._seconds_per_token * SHORTEST_SLICE_TOKENS >= deadline:
                 break
         return complete
 
-    def _short_ones(self, most: int) -> list[Reading]:
+    def _short_ones(self, most: int, seconds: float) -> list[Reading]:
         """Take the short prompts at the head of the queue, whose reading is not begun, out of it: one pass for all.
 
         A pass over the weights is what reading them costs, however few tokens there are. Only plain caches can be told
         apart afterwards.
         """
+        limit = min(SHARED_SLICE_TOKENS, self._affordable(seconds))
         together: list[Reading] = []
         width = 0
-        for reading in self._queue:
+        for reading in islice(self._queue, most):
             width = max(width, reading.remaining)
-            fits = reading.remaining > 0 and reading.position == 0 and width <= SHORT_PROMPT_TOKENS
-            within = width * (len(together) + 1) <= min(SHARED_SLICE_TOKENS, self._affordable(self._budget))
-            if not (
-                fits and within and len(together) < most and all(type(layer) is KVCache for layer in reading.cache)
-            ):
+            if not _can_share(reading) or width * (len(together) + 1) > limit:
                 break
             together.append(reading)
         if len(together) > 1:
@@ -111,13 +109,18 @@ class Prefill:
                 self._queue.popleft()
         return together
 
-    def _try_together(self, readings: list[Reading]) -> None:
+    def _try_together(self, readings: list[Reading]) -> list[Reading]:
+        """The same prompts, read; none if that failed, and each is then tried alone."""
         try:
             self._read_together(readings)
-        except Exception as error:
+        except Exception:
             logger.exception("%d requests could not be read together", len(readings))
             for reading in readings:
-                reading.failure = f"{type(error).__name__}: {error}"
+                reading.position, reading.alone = 0, True
+                reading.cache = make_prompt_cache(self._model)
+            self._queue.extendleft(reversed(readings))
+            return []
+        return readings
 
     def _read_together(self, readings: list[Reading]) -> None:
         """Read whole prompts in one pass, padded at their ends: nothing that comes later changes what came before."""
@@ -163,3 +166,8 @@ class Prefill:
         if count >= FIRST_SLICE_TOKENS or not self._seconds_per_token:
             self._seconds_per_token = seconds / count
         self._longest_slice = max(self._longest_slice, count)
+
+
+def _can_share(reading: Reading) -> bool:
+    is_short = 0 < reading.remaining <= SHORT_PROMPT_TOKENS and reading.position == 0
+    return is_short and not reading.alone and all(type(layer) is KVCache for layer in reading.cache)

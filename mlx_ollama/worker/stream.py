@@ -35,6 +35,7 @@ class Stream:
     sampler: Sampler
     processors: list[Processor]
     likelihood: Likelihood | None = None
+    schema: str = ""
     grammar: Compiling | None = None
     constraint: Constraint | None = None
     handle: int | None = None

@@ -58,6 +58,27 @@ def test_a_worker_killed_in_mid_stream(server: Server) -> None:
     assert server.workers()[0].pid != worker.pid
 
 
+@pytest.mark.parametrize(
+    ("path", "rest"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "bada"}]}),
+        ("/v1/completions", {"prompt": "bada"}),
+    ],
+)
+def test_a_worker_killed_in_mid_stream_of_openais(server: Server, path: str, rest: dict[str, Any]) -> None:
+    worker = _load(server, "tiny")
+    lines = []
+    body = {"model": "tiny", "stream": True, "max_tokens": 7000, **rest}
+    with server.client.stream("POST", path, json=body) as response:
+        for line in filter(None, response.iter_lines()):
+            lines.append(json.loads(line.removeprefix("data: ")))
+            if len(lines) == 5:
+                worker.kill()
+    assert response.status_code == 200
+    assert not any(line["choices"][0]["finish_reason"] for line in lines)
+    assert lines[-1]["model"] == ("" if "messages" in rest else "tiny")
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_worker_killed_before_the_first_byte(server: Server, stream: bool) -> None:
     worker = _load(server, "slow")

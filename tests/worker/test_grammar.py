@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from mlx_ollama.errors import InvalidRequest
-from mlx_ollama.protocol import Cancel, Failed, Submit
+from mlx_ollama.protocol import Cancel, Failed, Finished, Submit
 from mlx_ollama.worker.constraint import Constraint
-from mlx_ollama.worker.grammar import Grammars, closed
+from mlx_ollama.worker.format_schema import prepared
+from mlx_ollama.worker.grammar import Grammars
 from mlx_ollama.worker.parse.parser import Gate
 from tests.worker.test_engine import PROMPTS, Machine, submit
 
@@ -161,7 +163,15 @@ def test_thoughts_come_first_and_are_free(ending: Path) -> None:
         assert held.failure == ""
         return set(np.flatnonzero(np.isfinite(np.array(logits)[0])).tolist())
 
-    for token in tokenizer.encode_plain("<t>"):
+    def spelled(tokens: set[int]) -> bytes:
+        return b"".join(tokenizer.token_bytes(token) for token in tokens)
+
+    first, *others = tokenizer.encode_plain("<t>")
+    # A model that does not want to think may answer at once.
+    assert first in allowed()
+    assert set(spelled(allowed())) <= set(b"<-0123456789")
+    sample(mx.array([first]))
+    for token in others:
         assert allowed() == {token}
         sample(mx.array([token]))
     for token in tokenizer.encode_plain("I { think </t"):
@@ -173,10 +183,21 @@ def test_thoughts_come_first_and_are_free(ending: Path) -> None:
     sample(mx.array([tokenizer.encode_plain(">")[0]]))
     assert allowed() == set(tokenizer.encode_plain("="))
     sample(mx.array(tokenizer.encode_plain("=")))
-    spelled = b"".join(tokenizer.token_bytes(token) for token in allowed())
-    assert set(spelled) <= set(b"-0123456789")
+    assert set(spelled(allowed())) <= set(b"-0123456789")
     sample(mx.array([tokenizer.encode_plain("7")[0]]))
     assert end in allowed()
+
+
+def test_an_answer_without_thoughts_is_held_from_its_beginning(ending: Path) -> None:
+    machine = Machine(ending)
+    matcher = Grammars(machine.tokenizer, machine.end_tokens).compile('{"type":"integer"}').result()
+    held = Constraint(matcher, machine.tokenizer, machine.end_tokens, Gate("</t>", opening="<t>"))
+    sample, flat = held.watching(lambda given: given), mx.zeros((1, machine.tokenizer.size))
+    held(mx.array([5]), flat)
+    sample(mx.array([machine.tokenizer.encode_plain("7")[0]]))
+    allowed = np.flatnonzero(np.isfinite(np.array(held(mx.array([5]), flat))[0])).tolist()
+    assert set(b"".join(machine.tokenizer.token_bytes(token) for token in allowed if token > 2)) <= set(b"0123456789")
+    assert min(machine.end_tokens) in allowed
 
 
 def test_a_token_may_hold_the_gate_and_the_beginning(ending: Path) -> None:
@@ -189,16 +210,84 @@ def test_a_token_may_hold_the_gate_and_the_beginning(ending: Path) -> None:
     assert np.isfinite(logits[min(machine.end_tokens)])
 
 
+def _copy(schema: Any) -> Any:
+    return json.loads(json.dumps(schema))
+
+
 def test_objects_are_closed_where_that_loses_nothing() -> None:
     inner: dict[str, Any] = {"type": "object", "properties": {"b": {}}}
-    assert closed({"properties": {"a": inner}})["additionalProperties"] is False
+    schema = {"properties": {"a": inner, "not": {"properties": {"c": {}}}}, "$defs": {"d": {"properties": {"e": {}}}}}
+    assert prepared(schema)["additionalProperties"] is False
     assert inner["additionalProperties"] is False
-    unchanged: list[dict[str, Any]] = [
+    assert schema["properties"]["not"]["additionalProperties"] is False
+    assert schema["$defs"]["d"]["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
         {"properties": {}, "additionalProperties": True},
         {"type": "object"},
         {"properties": {}, "allOf": [{"properties": {"c": {}}}]},
-    ]
-    assert [closed(json.loads(json.dumps(schema))) for schema in unchanged] == unchanged
+        {"properties": {}, "anyOf": [{"properties": {"c": {}}}]},
+        {"$ref": "#/$defs/base", "properties": {"x": {}}, "$defs": {"base": {"properties": {"y": {}}}}},
+        {"const": {"properties": {"a": 1}}},
+        {"enum": [{"properties": {"a": 1}}], "default": {"properties": {}}},
+    ],
+)
+def test_what_is_joined_or_only_a_value_stays_open(schema: Any) -> None:
+    assert prepared(_copy(schema)) == schema
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {
+            "type": "object",
+            "properties": {"kind": {"enum": ["a", "b"]}},
+            "required": ["kind"],
+            "oneOf": [
+                {"properties": {"kind": {"const": "a"}, "x": {"type": "null"}}, "required": ["x"]},
+                {"properties": {"kind": {"const": "b"}, "y": {"type": "null"}}, "required": ["y"]},
+            ],
+        },
+        {
+            "$ref": "#/$defs/base",
+            "properties": {"extra": {"type": "null"}},
+            "required": ["extra", "own"],
+            "$defs": {"base": {"type": "object", "properties": {"own": {"enum": [1]}}}},
+        },
+    ],
+)
+def test_joined_schemas_can_be_satisfied(schema: Any, ending: Path) -> None:
+    machine = Machine(ending)
+    matcher = Grammars(machine.tokenizer, machine.end_tokens).compile(json.dumps(schema)).result()
+    answer = '{"kind":"a","x":null}' if "oneOf" in schema else '{"own":1,"extra":null}'
+    assert matcher.consume_tokens(machine.tokenizer.encode_plain(answer)), matcher.get_error()
+    assert matcher.is_accepting()
+
+
+@pytest.mark.parametrize("name", ["minItems", "maxItems"])
+def test_counts_that_would_take_all_memory_are_refused(name: str, ending: Path) -> None:
+    machine = Machine(ending)
+    schema = {"properties": {"a": {"type": "array", "items": {}, name: 100_000_000}}}
+    with pytest.raises(InvalidRequest, match=f"invalid format: {name} above 10000"):
+        Grammars(machine.tokenizer, machine.end_tokens).compile(json.dumps(schema)).result()
+
+
+def test_nobody_waits_for_a_grammar_that_nobody_wants(ending: Path) -> None:
+    machine = Machine(ending)
+    blocked = threading.Event()
+    machine.engine._grammars._pool.submit(blocked.wait)
+    machine.engine.turn([_held(at, {"const": at}) for at in range(40)])
+    machine.engine.turn([Cancel(at) for at in range(40)])
+    assert not machine.engine.busy
+    machine.engine.turn([_held(50, {"const": 50}), submit(51, PROMPTS[1])])
+    while not any(isinstance(frame, Finished) and frame.id == 51 for frame in machine.sent):
+        machine.engine.turn([])
+    blocked.set()
+    machine.run()
+    assert machine.text(50) == "50"
 
 
 def test_a_grammar_is_compiled_once(ending: Path) -> None:
@@ -208,8 +297,13 @@ def test_a_grammar_is_compiled_once(ending: Path) -> None:
     first.consume_tokens(machine.tokenizer.encode_plain("null"))
     assert first.is_accepting()
     assert not second.is_accepting()
-    with pytest.raises(InvalidRequest):
-        grammars.compile('{"type":1}').result()
+    for _ in range(2):
+        with pytest.raises(InvalidRequest):
+            grammars.compile('{"type":1}').result()
+    assert len(grammars._compiled) == 2
+    grammars.forget('{"type":1}')
+    grammars._pool.submit(lambda: None).result()
+    assert list(grammars._compiled) == ['{"type":"null"}']
 
 
 def test_blanks_are_bounded(ending: Path) -> None:

@@ -1,0 +1,292 @@
+"""OpenAI's dialect: bodies of `/v1/chat/completions` and `/v1/completions`, and errors (wire-spec 8.1 to 8.3)."""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlx_ollama import gojson
+from mlx_ollama.dialects.answers import PLAIN_JSON, REFUSAL_JSON, Refusal, Stage
+from mlx_ollama.dialects.gotypes import (
+    Struct,
+    anything,
+    array_of,
+    boolean,
+    integer,
+    mapping,
+    number,
+    object_of,
+    string,
+)
+from mlx_ollama.errors import InvalidRequest
+from mlx_ollama.types import Chat, Completion, Message, ToolCall
+
+IMAGE_PREFIXES = (*(f"data:image/{kind};base64," for kind in ("jpeg", "jpg", "png", "webp")), "data:;base64,")
+EFFORTS: Mapping[str, bool | str | None] = {
+    "": None,
+    "none": False,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "max": "max",
+    "xhigh": "max",
+    "ultra": "max",
+}
+"""Levels of effort as `think` says them."""
+
+_ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
+_FORBIDDEN = 403
+
+_FUNCTION = Struct("Function", {"name": string, "arguments": string})
+_TOOL_CALL = Struct(
+    "ToolCall", {"id": string, "index": integer, "type": string, "function": object_of(_FUNCTION, "struct")}
+)
+_MESSAGE = Struct(
+    "Message",
+    {
+        "role": string,
+        "content": anything,
+        "reasoning": string,
+        "tool_calls": array_of(object_of(_TOOL_CALL, "openai.ToolCall"), "[]openai.ToolCall", zero={}),
+        "name": string,
+        "tool_call_id": string,
+    },
+)
+_STREAM_OPTIONS = Struct("StreamOptions", {"include_usage": boolean})
+_SCHEMA = Struct("JsonSchema", {"schema": anything})
+_FORMAT = Struct("ResponseFormat", {"type": string, "json_schema": object_of(_SCHEMA, "openai.JsonSchema")})
+_REASONING = Struct("Reasoning", {"effort": string})
+_COMMON = {
+    "model": string,
+    "stream": boolean,
+    "stream_options": object_of(_STREAM_OPTIONS, "openai.StreamOptions"),
+    "max_tokens": integer,
+    "max_completion_tokens": integer,
+    "seed": integer,
+    "stop": anything,
+    "_debug_render_only": boolean,
+}
+_CHAT = Struct(
+    "ChatCompletionRequest",
+    {
+        **_COMMON,
+        "messages": array_of(object_of(_MESSAGE, "openai.Message"), "[]openai.Message", zero={}),
+        "temperature": number("float64"),
+        "top_p": number("float64"),
+        "frequency_penalty": number("float64"),
+        "presence_penalty": number("float64"),
+        "response_format": object_of(_FORMAT, "openai.ResponseFormat"),
+        "tools": array_of(mapping, "[]api.Tool", zero={}),
+        "reasoning": object_of(_REASONING, "openai.Reasoning"),
+        "reasoning_effort": string,
+        "logprobs": boolean,
+        "top_logprobs": integer,
+    },
+    package="openai",
+    empty="EOF",
+)
+_COMPLETION = Struct(
+    "CompletionRequest",
+    {
+        **_COMMON,
+        "prompt": string,
+        "suffix": string,
+        "temperature": number("float32"),
+        "top_p": number("float32"),
+        "frequency_penalty": number("float32"),
+        "presence_penalty": number("float32"),
+        "logprobs": integer,
+    },
+    package="openai",
+    empty="EOF",
+)
+
+
+def decode_chat(body: bytes, headers: Mapping[str, str]) -> Chat:
+    """`POST /v1/chat/completions` (wire-spec 8.2)."""
+    members = _CHAT.read(body)
+    if not members.get("messages"):
+        raise InvalidRequest("[] is too short - 'messages'")
+    messages = _messages(members["messages"])
+    options = _options(members, stop=[text for text in _stops(members) if isinstance(text, str)])
+    return Chat(
+        **_common(members),
+        messages=messages,
+        tools=members.get("tools", ()),
+        options=options | {"top_p": members.get("top_p", 1.0)},
+        format=_format(members.get("response_format", {})),
+        think=_think(members),
+        logprobs=members.get("logprobs", False),
+        top_logprobs=members.get("top_logprobs", 0),
+    )
+
+
+def decode_completion(body: bytes, headers: Mapping[str, str]) -> Completion:
+    """`POST /v1/completions` (wire-spec 8.3). Its answers never have log-probabilities, so none are asked for."""
+    members = _COMPLETION.read(body)
+    stops = _stops(members)
+    for stop in stops:
+        if not isinstance(stop, str):
+            raise InvalidRequest(f"invalid type for 'stop' field: {_go_type(stop)}")
+    return Completion(
+        **_common(members),
+        prompt=members.get("prompt", ""),
+        suffix=members.get("suffix", ""),
+        options=_options(members, stop=stops) | {"top_p": members.get("top_p") or 1.0},
+        top_logprobs=max(0, members.get("logprobs", 0)),
+    )
+
+
+def refuse(status: int, message: str, stage: Stage) -> Refusal:
+    """An error (wire-spec 8.1). What is refused after the body was understood ends with a line end (0.2)."""
+    if status == _FORBIDDEN:
+        # A model of Ollama's cloud is refused before the reference translates anything.
+        return Refusal(gojson.dumps({"error": message}), {"content-type": REFUSAL_JSON})
+    kind = _ERROR_TYPES.get(status, "api_error")
+    body = gojson.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}})
+    if stage == "decoding":
+        return Refusal(body, {"content-type": REFUSAL_JSON})
+    return Refusal(body + b"\n", {"content-type": PLAIN_JSON})
+
+
+def _common(members: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": members.get("model", ""),
+        "stream": members.get("stream", False),
+        "include_usage": members.get("stream_options", {}).get("include_usage", False),
+        "render_only": members.get("_debug_render_only", False),
+    }
+
+
+def _options(members: Mapping[str, Any], *, stop: Sequence[str]) -> dict[str, Any]:
+    """What is sampled how. OpenAI's defaults stand above those of the Modelfile."""
+    options = {name: members[name] for name in ("seed", "frequency_penalty", "presence_penalty") if name in members}
+    # The reference passes over the newer name of the limit; clients that send only that one mean it.
+    limit = members.get("max_completion_tokens", members.get("max_tokens"))
+    if limit is not None:
+        options["num_predict"] = limit
+    if stop:
+        options["stop"] = list(stop)
+    return options | {"temperature": members.get("temperature", 1.0)}
+
+
+def _stops(members: Mapping[str, Any]) -> list[Any]:
+    stop = members.get("stop")
+    if isinstance(stop, str):
+        return [stop]
+    return stop if isinstance(stop, list) else []
+
+
+def _format(response_format: Mapping[str, Any]) -> Any:
+    match response_format.get("type"):
+        case "json_object":
+            return "json"
+        case "json_schema":
+            return response_format.get("json_schema", {}).get("schema")
+    return None
+
+
+def _think(members: Mapping[str, Any]) -> bool | str | None:
+    given = members["reasoning"].get("effort") if "reasoning" in members else members.get("reasoning_effort")
+    effort = given or ""
+    if effort not in EFFORTS:
+        listed = ", ".join(f'"{level}"' for level in ("minimal", "low", "medium", "high", "xhigh", "ultra", "max"))
+        raise InvalidRequest(f'invalid reasoning value: "{effort}" (must be {listed}, or "none")')
+    return EFFORTS[effort]
+
+
+def _messages(given: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """The conversation. Each part of a message in parts becomes a message (wire-spec 8.2)."""
+    names: dict[str, str] = {}
+    messages: list[Message] = []
+    for members in given:
+        calls = tuple(_tool_call(call) for call in members.get("tool_calls", ()))
+        messages += _turn(members, calls, names)
+        names |= {call.id: call.name for call in calls if call.id}
+    return tuple(messages)
+
+
+def _turn(members: Mapping[str, Any], calls: tuple[ToolCall, ...], names: Mapping[str, str]) -> list[Message]:
+    role, content = members.get("role", "").lower(), members.get("content")
+    call_id = members.get("tool_call_id", "")
+    name = members.get("name") or names.get(call_id, "")
+    shared = {"tool_name": name if role == "tool" else "", "tool_call_id": call_id}
+    if isinstance(content, str):
+        parts: list[tuple[str, tuple[bytes, ...]]] = [(content, ())]
+    elif isinstance(content, list):
+        parts = [_part(part) for part in content] or [("", ())] * bool(calls)
+    elif content is None and "tool_calls" in members:
+        parts = [("", ())]
+    else:
+        raise InvalidRequest(f"invalid message content type: {_go_type(content)}")
+    last = len(parts) - 1
+    return [
+        Message(
+            role,
+            text,
+            images=images,
+            thinking="" if at else members.get("reasoning", ""),
+            tool_calls=calls if at == last else (),
+            **shared,
+        )
+        for at, (text, images) in enumerate(parts)
+    ]
+
+
+def _part(part: Any) -> tuple[str, tuple[bytes, ...]]:
+    """A part's text, or its image or sound."""
+    if not isinstance(part, dict):
+        raise InvalidRequest("invalid message format")
+    match part:
+        case {"type": "text", "text": str(text)}:
+            return text, ()
+        case {"type": "image_url", "image_url": str(url) | {"url": str(url)}}:
+            return "", (_image(url),)
+        case {"type": "input_audio"}:
+            return "", (_sound(part.get("input_audio")),)
+    raise InvalidRequest("invalid message format")
+
+
+def _image(url: str) -> bytes:
+    if url.startswith(("http://", "https://")):
+        raise InvalidRequest("image URLs are not currently supported, please use base64 encoded data instead")
+    prefix = next((prefix for prefix in IMAGE_PREFIXES if url.startswith(prefix)), None)
+    if prefix is None:
+        raise InvalidRequest("invalid image input")
+    return _bytes(url.removeprefix(prefix), "invalid image input")
+
+
+def _sound(audio: Any) -> bytes:
+    if not isinstance(audio, dict):
+        raise InvalidRequest("invalid input_audio format")
+    if not isinstance(audio.get("data"), str) or not audio["data"]:
+        raise InvalidRequest("invalid input_audio format: missing data")
+    return _bytes(audio["data"], "invalid input_audio format")
+
+
+def _bytes(text: str, complaint: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(complaint) from error
+
+
+def _tool_call(members: Mapping[str, Any]) -> ToolCall:
+    function = members.get("function", {})
+    try:
+        arguments = gojson.loads(function.get("arguments", "").encode())
+    except gojson.GoSyntaxError as error:
+        raise InvalidRequest("invalid tool call arguments") from error
+    if not isinstance(arguments, dict | None):
+        raise InvalidRequest("invalid tool call arguments")
+    return ToolCall(function.get("name", ""), arguments or {}, members.get("id", ""), members.get("index", 0))
+
+
+def _go_type(value: Any) -> str:
+    """What Go calls the type of a decoded JSON value."""
+    if value is None:
+        return "<nil>"
+    names = {"number": "float64", "object": "map[string]interface {}", "array": "[]interface {}"}
+    kind = gojson.kind(value)
+    return names.get(kind, kind)

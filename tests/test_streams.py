@@ -1,0 +1,141 @@
+"""What a stream sends when: its status, its heartbeats, its end."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ollama
+import pytest
+from starlette.types import Message
+
+from mlx_ollama.dialects.answers import Answers
+from mlx_ollama.dialects.ollama_answers import ChatEncoder
+from mlx_ollama.dialects.openai_answers import ChatEncoder as OpenAIEncoder
+from mlx_ollama.errors import GenerationFailed, MlxOllamaError
+from mlx_ollama.routes import EventStream, StreamKeepAlive
+from mlx_ollama.types import Chat, Delta, Done, Event, Leased, Rendered, Usage
+from tests.support.server import serving
+
+PATIENCE = 0.05
+END = Done("stop", Usage(1, 1, 1, 1))
+CALL = Chat(model="m")
+
+Step = Event | Leased | float | MlxOllamaError
+
+
+def _sent(steps: Sequence[Step], answers: Answers, patience: float = PATIENCE) -> list[Message]:
+    """What goes to the client while the events come as `steps` say: numbers are seconds of silence."""
+    sent: list[Message] = []
+
+    async def events() -> AsyncGenerator[Event | Leased, None]:
+        for step in steps:
+            if isinstance(step, float):
+                await asyncio.sleep(step)
+            elif isinstance(step, MlxOllamaError):
+                raise step
+            else:
+                yield step
+
+    async def send(message: Message) -> None:
+        await asyncio.sleep(0)
+        sent.append(message)
+
+    async def receive() -> Message:
+        raise AssertionError("nobody reads")
+
+    async def run() -> None:
+        await EventStream(events(), answers, patience)({"type": "http"}, receive, send)
+        assert len(asyncio.all_tasks()) <= 2, "the heart has stopped"
+
+    asyncio.run(run())
+    return sent
+
+
+def _body(sent: list[Message]) -> bytes:
+    assert [message["type"] for message in sent].count("http.response.start") == 1
+    assert sent[0]["type"] == "http.response.start"
+    assert not sent[-1].get("more_body")
+    return b"".join(message.get("body", b"") for message in sent)
+
+
+def test_silence_before_the_first_piece_is_broken() -> None:
+    body = _body(_sent([Leased(), 0.18, Delta("a"), END], OpenAIEncoder(CALL)))
+    beats, _, rest = body.partition(b"data: ")
+    assert 1 <= beats.count(b": keep-alive\n\n") <= 3
+    assert b'"content":"a"' in rest
+    assert rest.endswith(b"data: [DONE]\n\n")
+
+
+def test_silence_between_pieces_is_broken() -> None:
+    body = _body(_sent([Leased(), Delta("a"), 0.08, Delta("b"), END], OpenAIEncoder(CALL)))
+    assert b": keep-alive\n\n" in body
+    assert body.index(b'"a"') < body.index(b": keep") < body.index(b'"b"')
+
+
+def test_pieces_that_come_are_sign_enough() -> None:
+    piece: list[Step] = [0.05, Delta("a")]
+    steps: list[Step] = [Leased(), *piece * 12, END]
+    assert b": keep-alive" not in _body(_sent(steps, OpenAIEncoder(CALL), 0.5))
+
+
+def test_what_sends_nothing_is_silence() -> None:
+    nothing: list[Step] = [0.02, Delta("")]
+    steps: list[Step] = [Leased(), *nothing * 6, END]
+    assert b": keep-alive" in _body(_sent(steps, OpenAIEncoder(CALL)))
+
+
+@pytest.mark.parametrize("steps", [[0.12, Leased(), END], [0.12, Done("load")]])
+def test_loading_is_waited_for_in_silence(steps: list[Step]) -> None:
+    assert b": keep-alive" not in _body(_sent(steps, OpenAIEncoder(CALL)))
+
+
+def test_no_patience_is_no_heartbeat() -> None:
+    assert b": keep-alive" not in _body(_sent([Leased(), 0.12, END], OpenAIEncoder(CALL), 0.0))
+
+
+def test_an_early_error_has_a_status_of_its_own() -> None:
+    leased: list[list[Step]] = [[], [Leased()]]
+    for before in leased:
+        with pytest.raises(GenerationFailed):
+            _sent([*before, GenerationFailed("no")], OpenAIEncoder(CALL))
+
+
+def test_an_error_after_a_heartbeat_is_told_in_the_stream() -> None:
+    steps: list[Step] = [Leased(), 0.08, GenerationFailed("no")]
+    body = _body(_sent(steps, OpenAIEncoder(CALL)))
+    assert json.loads(body.partition(b"data: ")[2])["error"]["message"] == "no"
+    assert _body(_sent(steps, ChatEncoder(CALL))).endswith(b'{"error":"no"}\n')
+
+
+def test_a_plain_answer_stays_plain() -> None:
+    sent = _sent([Leased(), Rendered("p")], OpenAIEncoder(CALL))
+    assert sent[0]["headers"][0] == (b"content-type", b"application/json")
+    late = _body(_sent([Leased(), 0.08, Rendered("p")], OpenAIEncoder(CALL)))
+    assert json.loads(late.partition(b"data: ")[2])["_debug_info"] == {"rendered_template": "p"}
+
+
+def test_ollamas_heartbeat_is_an_empty_line() -> None:
+    first, *_ = map(json.loads, _body(_sent([Leased(), 0.08, END], ChatEncoder(CALL))).splitlines())
+    assert (first["message"], first["done"]) == ({"role": "assistant", "content": ""}, False)
+
+
+def test_ollamas_streams_are_silent_unless_told() -> None:
+    encoders: list[tuple[Any, float, float]] = [(ChatEncoder(CALL), 0.0, 15.0), (OpenAIEncoder(CALL), 15.0, 15.0)]
+    for answers, without, told in encoders:
+        assert StreamKeepAlive(15.0, ndjson=False).patience(answers) == without
+        assert StreamKeepAlive(15.0, ndjson=True).patience(answers) == told
+
+
+def test_a_server_told_to_send_them(tiny_home: Path) -> None:
+    told = {"MLX_API_STREAM_KEEP_ALIVE": "0.02", "MLX_API_NDJSON_KEEP_ALIVE": "1"}
+    prompt = " ".join(f"ra{number}" for number in range(1500))
+    body = {"model": "tiny", "prompt": prompt, "options": {"num_predict": 1}}
+    with serving(tiny_home, env=told) as server:
+        first, *_ = server.lines("/api/generate", body)
+        assert (first["response"], first["done"]) == ("", False)
+        client = ollama.Client(host=server.url, trust_env=False)
+        *_, last = client.generate("tiny", prompt + " so", stream=True, options={"num_predict": 1})
+        assert last.done
+        client._client.close()
