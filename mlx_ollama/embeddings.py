@@ -1,7 +1,7 @@
 """The use case of embedding: checks in the reference's order, then vectors from a worker (wire-spec 6.8, 6.9)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 from mlx_ollama.errors import (
@@ -11,7 +11,8 @@ from mlx_ollama.errors import (
     ModelNotFound,
     NoEmbeddings,
 )
-from mlx_ollama.models.describe import embeds
+from mlx_ollama.gojson import Written
+from mlx_ollama.models.describe import details_of, embeds
 from mlx_ollama.models.names import Reference, Source
 from mlx_ollama.models.store import StoredModel
 from mlx_ollama.options import Options
@@ -20,6 +21,9 @@ from mlx_ollama.types import Embed, Embeddings, Usage
 
 Find = Callable[[Reference], StoredModel | None]
 ContextOf = Callable[[Options, Lease, StoredModel], int]
+
+MOST_NUMBERS = 1 << 25
+"""In one answer, which is in memory as a whole: twelve bytes each, and as many again while it is written."""
 
 
 class EmbeddingService:
@@ -45,6 +49,7 @@ class EmbeddingService:
                 # clients.md, 3: the same refusal, but its own status.
                 raise GenerationFailed(str(NoEmbeddings(call.model)))
             raise NoEmbeddings(call.model)
+        self._check_size(call, call.inputs, model)
         try:
             return await self._embed(call, call.inputs, model, options)
         except InvalidRequest as error:
@@ -63,6 +68,13 @@ class EmbeddingService:
             raise ModelNotFound(f'model "{call.model}" not found, try pulling it first')
         return model
 
+    def _check_size(self, call: Embed, inputs: tuple[str, ...], model: StoredModel) -> None:
+        width = max(1, details_of(model).embedding_length)
+        width = min(width, call.dimensions) if call.dimensions > 0 else width
+        if len(inputs) * width > MOST_NUMBERS:
+            most = MOST_NUMBERS // width
+            raise InvalidRequest(f"{len(inputs)} inputs: {most} are the most at once for vectors of {width} numbers")
+
     async def _embed(self, call: Embed, inputs: tuple[str, ...], model: StoredModel, options: Options) -> Embeddings:
         entered = time.monotonic_ns()
         async with self._pool.lease(model, call.keep_alive) as lease:
@@ -71,7 +83,7 @@ class EmbeddingService:
             lease.resident.context_length = context
             if not inputs:
                 return Embeddings(())
-            vectors: list[tuple[float, ...]] = [()] * len(inputs)
+            vectors: list[Sequence[float]] = [()] * len(inputs)
             tokens = 0
             pieces = lease.link.embed(
                 inputs,
@@ -84,7 +96,7 @@ class EmbeddingService:
                 async for piece in pieces:
                     tokens += piece.tokens
                     for index, vector in piece.vectors:
-                        vectors[index] = vector
+                        vectors[index] = Written(vector)
             now = time.monotonic_ns()
         usage = Usage(tokens, now - loaded, 0, 0, load_ns=max(1, loaded - entered), total_ns=now - entered)
         return Embeddings(vectors, usage)

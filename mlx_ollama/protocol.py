@@ -169,10 +169,10 @@ class RenderedPrompt:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Worker to gateway: some vectors of an `Embed` as (index of the text, numbers); `left` texts are still to come."""
+    """Worker to gateway: some vectors of an `Embed` as (index of the text, JSON array); `left` are still to come."""
 
     id: int
-    vectors: tuple[tuple[int, tuple[float, ...]], ...]
+    vectors: tuple[tuple[int, str], ...]
     tokens: int
     left: int
 
@@ -316,7 +316,7 @@ def _embed(request: int, inputs: list[str], *rest: Any) -> Embed:
 
 
 def _embedded(request: int, vectors: list[Any], *rest: Any) -> Embedded:
-    return Embedded(request, tuple((index, tuple(vector)) for index, vector in vectors), *rest)
+    return Embedded(request, tuple((index, vector) for index, vector in vectors), *rest)
 
 
 _BUILDERS: dict[type[Any], Any] = {

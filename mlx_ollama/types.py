@@ -197,11 +197,11 @@ class Leased:
 class Vectors:
     """Some vectors of an `Embed`, each with the index of its text; `left` texts are still to come.
 
-    The numbers are float32, written with the fewest digits that tell them apart and read as float64. `tokens` counts
-    those of the texts in here, the tokenizer's own around them included.
+    They are JSON arrays of float32 numbers, in Go's way and with the fewest digits that tell them apart. `tokens`
+    counts those of the texts in here, the tokenizer's own around them included.
     """
 
-    vectors: tuple[tuple[int, tuple[float, ...]], ...]
+    vectors: tuple[tuple[int, str], ...]
     tokens: int
     left: int
 

@@ -132,6 +132,12 @@ def test_refusals(server: Server, path: str, body: dict[str, Any], status: int, 
     assert (refused.status_code, refused.json()) == (status, {"error": message})
 
 
+def test_an_answer_has_a_largest_size(server: Server) -> None:
+    refused = server.post("/api/embed", {"model": "Bert", "input": [""] * ((1 << 20) + 1)})
+    words = "1048577 inputs: 1048576 are the most at once for vectors of 32 numbers"
+    assert (refused.status_code, refused.json()) == (400, {"error": words})
+
+
 def test_options_without_effect_are_named(server: Server) -> None:
     body = {"model": "Bert", "input": "ba", "options": {"num_ctx": 9, "num_gpu": 1, "tfs_z": 2}}
     assert server.post("/api/embed", body).headers["x-mlx-ollama-ignored"] == "num_gpu, tfs_z"

@@ -63,7 +63,7 @@ FRAMES: list[Frame] = [
     RenderedPrompt(2, "text"),
     Failed(1, "too_long", "why"),
     Embed(3, ("a", ""), 512, True, False, 8),
-    Embedded(3, ((1, (0.1, -1e-7)), (0, (1.0, 0.0))), 7, 0),
+    Embedded(3, ((1, "[0.1,-1e-7]"), (0, "[1,0]")), 7, 0),
 ]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import orjson
 
+from mlx_ollama import gojson
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.protocol import Cancel, Embed, Embedded, Failed, Frame, Render, Submit
 from mlx_ollama.worker.embedder import LoadedEmbedder, Vectors, finished
@@ -174,7 +175,7 @@ class EmbedEngine:
         job.left -= len(texts)
         if not job.left:
             del self._jobs[frame.id]
-        numbered = zip((text.index for text in texts), _shortest(vectors), strict=True)
+        numbered = zip((text.index for text in texts), _written(vectors), strict=True)
         out.append(Embedded(frame.id, tuple(numbered), sum(map(_length, texts)), job.left))
 
     def _fail(self, request: int, error: Exception, out: list[Frame]) -> None:
@@ -222,7 +223,7 @@ def _like(job: Job, longest: int, room: int) -> list[Text]:
     return taken
 
 
-def _shortest(vectors: Vectors) -> Iterator[tuple[float, ...]]:
+def _written(vectors: Vectors) -> Iterator[str]:
     """Float32 numbers by the fewest digits that tell them apart, as clients see them."""
     for row in np.ascontiguousarray(vectors):
-        yield tuple(orjson.loads(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)))
+        yield gojson.like_go(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)).decode()

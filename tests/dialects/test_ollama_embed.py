@@ -4,6 +4,7 @@ import struct
 
 import pytest
 
+from mlx_ollama import gojson
 from mlx_ollama.dialects.ollama_embed import decode_embed, decode_legacy, encode_embed, encode_legacy
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.types import Embed, Embeddings, Usage
@@ -77,12 +78,22 @@ def test_the_recorded_answers() -> None:
 
 
 def test_numbers_are_written_as_go_writes_them() -> None:
-    numbers = (1.0, -0.0, 0.1, 1e-5, -1e-6, 1e-7, -1.5e-7, 1.25e-12, 10.0, 1e20, 0.00001234, -123.0)
+    numbers = (1.0, -0.0, 0.1, 1e-5, -1e-6, 1e-7, -1.5e-7, 1.25e-12, 10.0, 1e20, 0.00001234, -123.0, 10.000000953674316)
     written = encode_embed("<m>", Embeddings([numbers, numbers[:1]]))
-    expected = b"1,-0,0.1,0.00001,-0.000001,1e-7,-1.5e-7,1.25e-12,10,100000000000000000000,0.00001234,-123"
+    expected = (
+        b"1,-0,0.1,0.00001,-0.000001,1e-7,-1.5e-7,1.25e-12,10,100000000000000000000,0.00001234,-123,10.000000953674316"
+    )
     assert written == b'{"model":"\\u003cm\\u003e","embeddings":[[' + expected + b"],[1]]}"
 
 
 def test_the_old_endpoint_has_float64() -> None:
     widened = struct.unpack("f", struct.pack("f", 0.1))[0]
     assert encode_legacy(Embeddings([(0.1, 0.5)])) == b'{"embedding":[%s,0.5]}' % repr(widened).encode()
+
+
+def test_what_is_written_is_not_written_again() -> None:
+    numbers = gojson.Written("[1e-7,-0.5,1,-0]")
+    assert encode_embed("m", Embeddings([numbers])) == b'{"model":"m","embeddings":[[1e-7,-0.5,1,-0]]}'
+    assert encode_legacy(Embeddings([numbers])) == b'{"embedding":[1.0000000116860974e-7,-0.5,1,-0]}'
+    assert (len(numbers), list(numbers), numbers[1]) == (4, [1e-7, -0.5, 1.0, 0.0], -0.5)
+    assert list(gojson.Written("[]")) == []

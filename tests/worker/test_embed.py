@@ -54,7 +54,8 @@ class Machine:
         answers = [frame for frame in self.sent if isinstance(frame, Embedded) and frame.id == request]
         assert [answer.left for answer in answers] == sorted((answer.left for answer in answers), reverse=True)
         assert answers[-1].left == 0
-        return [vector for _, vector in sorted(pair for answer in answers for pair in answer.vectors)]
+        numbered = sorted(pair for answer in answers for pair in answer.vectors)
+        return [tuple(json.loads(vector)) for _, vector in numbered]
 
     def failure(self, request: int) -> Failed:
         return next(frame for frame in self.sent if isinstance(frame, Failed) and frame.id == request)
