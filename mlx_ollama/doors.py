@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
-from mlx_ollama.dialects import ollama, ollama_embed
+from mlx_ollama.dialects import anthropic, ollama, ollama_embed, responses
 from mlx_ollama.dialects.answers import Door, Refuse
+from mlx_ollama.dialects.anthropic_answers import CountAnswers, MessagesAnswers
 from mlx_ollama.dialects.ollama_answers import ChatEncoder, GenerateEncoder
+from mlx_ollama.dialects.responses_answers import ResponsesAnswers
 from mlx_ollama.types import Call
 
 DOORS: Mapping[str, Door] = {
@@ -12,6 +14,9 @@ DOORS: Mapping[str, Door] = {
     "/api/chat": Door(ollama.decode_chat, ChatEncoder, ollama.refuse),
     "/api/embed": Door(ollama_embed.decode_embed, ollama_embed.EmbedAnswers, ollama.refuse),
     "/api/embeddings": Door(ollama_embed.decode_legacy, ollama_embed.LegacyAnswers, ollama.refuse),
+    "/v1/responses": Door(responses.decode_responses, ResponsesAnswers, responses.refuse),
+    "/v1/messages": Door(anthropic.decode_messages, MessagesAnswers, anthropic.refuse),
+    "/v1/messages/count_tokens": Door(anthropic.decode_count, CountAnswers, anthropic.refuse),
 }
 """What is asked of a model, by path."""
 

@@ -48,6 +48,15 @@ def dumps(value: object) -> bytes:
     return written
 
 
+def in_key_order(value: object) -> object:
+    """The same with the keys of every object sorted, as Go writes its maps."""
+    if isinstance(value, dict):
+        return {key: in_key_order(value[key]) for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [in_key_order(member) for member in value]
+    return value
+
+
 def format_float(value: float) -> str:
     """The shortest form of a float, without exponent from 1e-6 up to 1e21 (Go's `floatEncoder`)."""
     size = abs(value)

@@ -46,7 +46,8 @@ class Generation(Call):
     """What chat and completion have in common.
 
     `keep_alive` is in seconds, None where the caller said nothing; `format` is the decoded JSON of the field, None
-    where unset; `think` None means that the model decides.
+    where unset; `think` None means that the model decides, and with `think_if_able` a model that cannot think is asked
+    all the same. `render_only` asks for the prompt and the number of its tokens instead of an answer.
     """
 
     stream: bool = True
@@ -54,6 +55,7 @@ class Generation(Call):
     keep_alive: float | None = None
     format: Any = None
     think: bool | str | None = None
+    think_if_able: bool = False
     truncate: bool = True
     shift: bool = True
     logprobs: bool = False
@@ -176,9 +178,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Rendered:
-    """The prompt that would have been read; answers `render_only`."""
+    """The prompt that would have been read, not shortened, and its length in tokens; answers `render_only`."""
 
     prompt: str
+    tokens: int = 0
 
 
 Event = Delta | Done | Rendered

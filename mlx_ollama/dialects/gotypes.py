@@ -20,10 +20,15 @@ _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 
 @dataclass(frozen=True)
 class Struct:
-    """A Go struct: its name in messages, and a reader per field by the field's JSON name in lower case."""
+    """A Go struct: its name in messages, and a reader per field by the field's JSON name in lower case.
+
+    `package` is where Go has it, `empty` what is said of a body without a value.
+    """
 
     name: str
     fields: Mapping[str, Read]
+    package: str = "api"
+    empty: str = "missing request body"
 
     def read(self, body: bytes) -> dict[str, Any]:
         """The fields of a request body that are set; `null` is an empty object, unknown fields are passed over.
@@ -34,11 +39,12 @@ class Struct:
         try:
             value = gojson.loads(body)
         except gojson.GoSyntaxError as error:
-            raise InvalidRequest("missing request body" if str(error) == "EOF" else str(error)) from error
+            raise InvalidRequest(self.empty if str(error) == "EOF" else str(error)) from error
         if value is None:
             return {}
         if not isinstance(value, dict):
-            raise InvalidRequest(f"json: cannot unmarshal {gojson.kind(value)} into Go value of type api.{self.name}")
+            go_type = f"{self.package}.{self.name}"
+            raise InvalidRequest(f"json: cannot unmarshal {gojson.kind(value)} into Go value of type {go_type}")
         return self.members(value, self.name)
 
     def members(self, value: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -65,6 +71,17 @@ def integer(value: Any, where: str) -> int:
     if isinstance(value, gojson.Float):
         raise InvalidRequest(f"json: cannot unmarshal number {value.raw} into Go struct field {where} of type int")
     return int(_mismatch(value, where, "int"))
+
+
+def number(go_type: str) -> Read:
+    """A reader of numbers, with or without a fraction."""
+
+    def read_number(value: Any, where: str) -> float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        return float(_mismatch(value, where, go_type))
+
+    return read_number
 
 
 def integers(value: Any, where: str) -> tuple[int, ...]:
