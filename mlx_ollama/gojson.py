@@ -48,15 +48,6 @@ def dumps(value: object) -> bytes:
     return written
 
 
-def in_key_order(value: object) -> object:
-    """The same with the keys of every object sorted, as Go writes its maps."""
-    if isinstance(value, dict):
-        return {key: in_key_order(value[key]) for key in sorted(value)}
-    if isinstance(value, list | tuple):
-        return [in_key_order(member) for member in value]
-    return value
-
-
 def format_float(value: float) -> str:
     """The shortest form of a float, without exponent from 1e-6 up to 1e21 (Go's `floatEncoder`)."""
     size = abs(value)
@@ -66,6 +57,15 @@ def format_float(value: float) -> str:
     if _SMALLEST_PLAIN <= size < _SMALLEST_SCIENTIFIC:
         return _without_exponent(shortest)
     return _with_exponent(shortest)
+
+
+def in_key_order(value: object) -> object:
+    """The same with the keys of every object sorted, as Go writes its maps."""
+    if isinstance(value, dict):
+        return {key: in_key_order(value[key]) for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [in_key_order(member) for member in value]
+    return value
 
 
 def loads(body: bytes) -> Any:

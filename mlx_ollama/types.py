@@ -46,8 +46,7 @@ class Generation(Call):
     """What chat and completion have in common.
 
     `keep_alive` is in seconds, None where the caller said nothing; `format` is the decoded JSON of the field, None
-    where unset; `think` None means that the model decides, and with `think_if_able` a model that cannot think is asked
-    all the same. `render_only` asks for the prompt and the number of its tokens instead of an answer.
+    where unset; `think` None means that the model decides.
     """
 
     stream: bool = True
@@ -56,6 +55,7 @@ class Generation(Call):
     format: Any = None
     think: bool | str | None = None
     think_if_able: bool = False
+    """Whether a model that cannot think is asked all the same, whatever `think` says."""
     truncate: bool = True
     shift: bool = True
     logprobs: bool = False
