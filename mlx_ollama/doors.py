@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
-from mlx_ollama.dialects import ollama, ollama_embed, openai, openai_answers, openai_embeddings
+from mlx_ollama.dialects import anthropic, ollama, ollama_embed, openai, openai_answers, openai_embeddings, responses
 from mlx_ollama.dialects.answers import Door, Refuse
+from mlx_ollama.dialects.anthropic_answers import CountAnswers, MessagesAnswers
 from mlx_ollama.dialects.ollama_answers import ChatEncoder, GenerateEncoder
+from mlx_ollama.dialects.responses_answers import ResponsesAnswers
 from mlx_ollama.types import Call
 
 DOORS: Mapping[str, Door] = {
@@ -15,6 +17,9 @@ DOORS: Mapping[str, Door] = {
     "/v1/chat/completions": Door(openai.decode_chat, openai_answers.ChatEncoder, openai.refuse),
     "/v1/completions": Door(openai.decode_completion, openai_answers.CompletionEncoder, openai.refuse),
     "/v1/embeddings": Door(openai_embeddings.decode, openai_embeddings.Answers, openai.refuse),
+    "/v1/responses": Door(responses.decode_responses, ResponsesAnswers, responses.refuse),
+    "/v1/messages": Door(anthropic.decode_messages, MessagesAnswers, anthropic.refuse),
+    "/v1/messages/count_tokens": Door(anthropic.decode_count, CountAnswers, anthropic.refuse),
 }
 """What is asked of a model, by path."""
 
