@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlx_ollama import gojson
-from mlx_ollama.dialects.answers import PLAIN_JSON
-from mlx_ollama.dialects.sse import EVENT_STREAM, HEARTBEAT, named_event
+from mlx_ollama.dialects.answers import PLAIN_JSON, SSE_COMMENT
+from mlx_ollama.dialects.sse import EVENT_STREAM, named_event
 from mlx_ollama.types import Chat, Delta, Done, Event, Message, Rendered, ToolCall, Usage
 
 _REASONS = {"stop": "end_turn", "length": "max_tokens"}
@@ -48,7 +48,7 @@ class MessagesAnswers:
         return gojson.dumps({**self._head(), "content": blocks or None, **end}) + b"\n"
 
     def heartbeat(self) -> bytes:
-        return HEARTBEAT
+        return SSE_COMMENT
 
     def is_plain(self, first: Event) -> bool:
         return False
@@ -124,7 +124,7 @@ class CountAnswers:
         return gojson.dumps({"input_tokens": tokens}) + b"\n"
 
     def heartbeat(self) -> bytes:
-        return HEARTBEAT
+        return SSE_COMMENT
 
     def is_plain(self, first: Event) -> bool:
         return True

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mlx_ollama import gojson
-from mlx_ollama.dialects.answers import PLAIN_JSON, REFUSAL_JSON, Refusal, Stage
+from mlx_ollama.dialects import v1types
+from mlx_ollama.dialects.answers import Refusal, Stage
 from mlx_ollama.dialects.gotypes import Struct, array_of, boolean, integer, mapping, number, object_of, string
 from mlx_ollama.dialects.responses_answers import ResponsesChat
 from mlx_ollama.dialects.responses_input import joined_name, read_input
@@ -52,9 +53,6 @@ _REQUEST = Struct(
 _TEMPERATURE = 1.0
 """Where the request names none; it overrides the model's own, as in the reference."""
 
-_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
-_FORBIDDEN = 403
-
 
 def decode_responses(body: bytes, headers: Mapping[str, str]) -> ResponsesChat:
     """`POST /v1/responses`. Tools that are no functions are left out: here nobody runs them.
@@ -81,15 +79,11 @@ def decode_responses(body: bytes, headers: Mapping[str, str]) -> ResponsesChat:
 
 
 def refuse(status: int, message: str, stage: Stage) -> Refusal:
-    """An error as OpenAI words it (wire-spec 8.1); a cloud that is off has the native words even here."""
-    if status == _FORBIDDEN:
-        return Refusal(gojson.dumps({"error": message}), {"content-type": REFUSAL_JSON})
-    kind = _TYPES.get(status, "api_error")
-    body = gojson.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}})
-    if stage == "decoding":
-        return Refusal(body, {"content-type": REFUSAL_JSON})
-    streamed = {"cache-control": EVENT_STREAM["cache-control"]} if stage == "answering" else {}
-    return Refusal(body + b"\n", {**streamed, "content-type": PLAIN_JSON})
+    """An error as OpenAI words it; one in the place of a stream has the stream's word on caches, too."""
+    refusal = v1types.refuse(status, message, stage)
+    if stage != "answering":
+        return refusal
+    return Refusal(refusal.body, {"cache-control": EVENT_STREAM["cache-control"], **refusal.headers})
 
 
 def _functions(tools: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

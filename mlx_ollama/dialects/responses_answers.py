@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_ollama import gojson, gotime
-from mlx_ollama.dialects.answers import PLAIN_JSON
+from mlx_ollama.dialects.answers import PLAIN_JSON, SSE_COMMENT
 from mlx_ollama.dialects.responses_items import (
     GrowingMessage,
     GrowingReasoning,
@@ -16,7 +16,7 @@ from mlx_ollama.dialects.responses_items import (
     message_item,
     reasoning_item,
 )
-from mlx_ollama.dialects.sse import EVENT_STREAM, HEARTBEAT, named_event
+from mlx_ollama.dialects.sse import EVENT_STREAM, named_event
 from mlx_ollama.types import Chat, Delta, Done, Event, ToolCall, Usage
 
 _LARGEST_NUMBER = 999_999
@@ -60,7 +60,7 @@ class ResponsesAnswers:
         return gojson.dumps(self._object(self._items(answer), done)) + b"\n"
 
     def heartbeat(self) -> bytes:
-        return HEARTBEAT
+        return SSE_COMMENT
 
     def is_plain(self, first: Event) -> bool:
         return False

@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-EVENT_STREAM: Mapping[str, str] = MappingProxyType({"cache-control": "no-cache", "content-type": "text/event-stream"})
+from mlx_ollama.dialects.answers import SSE
 
-
-HEARTBEAT = b": keep-alive\n\n"
-"""A comment, which readers of the format pass over: for whoever takes silence for death."""
+EVENT_STREAM: Mapping[str, str] = MappingProxyType({"cache-control": "no-cache", "content-type": SSE})
 
 
 def named_event(name: str, data: bytes) -> bytes:

@@ -1,10 +1,11 @@
-"""What the dialects under `/v1` share in decoding: efforts, images in URLs, arguments as text."""
+"""What the dialects under `/v1` share: efforts, images in URLs, arguments as text, and OpenAI's errors."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from mlx_ollama import gojson
+from mlx_ollama.dialects.answers import PLAIN_JSON, REFUSAL_JSON, Refusal, Stage
 from mlx_ollama.dialects.gotypes import image
 from mlx_ollama.errors import InvalidRequest
 
@@ -19,6 +20,9 @@ EFFORTS: Mapping[str, bool | str] = {
     "max": "max",
 }
 """What a reasoning effort means for `think` (wire-spec 8.2)."""
+
+_ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
+_FORBIDDEN = 403
 
 _DATA_URL = re.compile(r"data:(?:image/(?:jpeg|jpg|png|webp))?;base64,")
 
@@ -75,6 +79,18 @@ def arguments_of_text(text: str) -> Mapping[str, Any]:
         arguments = gojson.loads(text.encode("utf-8", "replace")) if text.strip() else {}
     except gojson.GoSyntaxError as error:
         raise InvalidRequest("invalid tool call arguments") from error
-    if not isinstance(arguments, dict):
+    if not isinstance(arguments, dict | None):
         raise InvalidRequest("invalid tool call arguments")
-    return arguments
+    return arguments or {}
+
+
+def refuse(status: int, message: str, stage: Stage) -> Refusal:
+    """An error as OpenAI words it (wire-spec 8.1); what is refused once the body was understood ends a line (0.2)."""
+    if status == _FORBIDDEN:
+        # A model of Ollama's cloud is refused before the reference translates anything.
+        return Refusal(gojson.dumps({"error": message}), {"content-type": REFUSAL_JSON})
+    kind = _ERROR_TYPES.get(status, "api_error")
+    body = gojson.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}})
+    if stage == "decoding":
+        return Refusal(body, {"content-type": REFUSAL_JSON})
+    return Refusal(body + b"\n", {"content-type": PLAIN_JSON})
