@@ -2,9 +2,20 @@
 
 from collections.abc import Callable, Mapping
 
-from mlx_ollama.dialects import ollama, ollama_embed, openai, openai_answers, openai_embeddings
+from mlx_ollama.dialects import (
+    anthropic,
+    ollama,
+    ollama_embed,
+    openai,
+    openai_answers,
+    openai_embeddings,
+    responses,
+    v1types,
+)
 from mlx_ollama.dialects.answers import Door, Refuse
+from mlx_ollama.dialects.anthropic_answers import CountAnswers, MessagesAnswers
 from mlx_ollama.dialects.ollama_answers import ChatEncoder, GenerateEncoder
+from mlx_ollama.dialects.responses_answers import ResponsesAnswers
 from mlx_ollama.types import Call
 
 DOORS: Mapping[str, Door] = {
@@ -12,9 +23,12 @@ DOORS: Mapping[str, Door] = {
     "/api/chat": Door(ollama.decode_chat, ChatEncoder, ollama.refuse),
     "/api/embed": Door(ollama_embed.decode_embed, ollama_embed.EmbedAnswers, ollama.refuse),
     "/api/embeddings": Door(ollama_embed.decode_legacy, ollama_embed.LegacyAnswers, ollama.refuse),
-    "/v1/chat/completions": Door(openai.decode_chat, openai_answers.ChatEncoder, openai.refuse),
-    "/v1/completions": Door(openai.decode_completion, openai_answers.CompletionEncoder, openai.refuse),
-    "/v1/embeddings": Door(openai_embeddings.decode, openai_embeddings.Answers, openai.refuse),
+    "/v1/chat/completions": Door(openai.decode_chat, openai_answers.ChatEncoder, v1types.refuse),
+    "/v1/completions": Door(openai.decode_completion, openai_answers.CompletionEncoder, v1types.refuse),
+    "/v1/embeddings": Door(openai_embeddings.decode, openai_embeddings.Answers, v1types.refuse),
+    "/v1/responses": Door(responses.decode_responses, ResponsesAnswers, responses.refuse),
+    "/v1/messages": Door(anthropic.decode_messages, MessagesAnswers, anthropic.refuse),
+    "/v1/messages/count_tokens": Door(anthropic.decode_count, CountAnswers, anthropic.refuse),
 }
 """What is asked of a model, by path."""
 
@@ -29,5 +43,5 @@ def refuse_of(path: str) -> Refuse:
     """How errors on a path are worded."""
     door = DOORS.get(path)
     if door is None:
-        return openai.refuse if path.startswith("/v1/models") else ollama.refuse
+        return v1types.refuse if path.startswith("/v1/models") else ollama.refuse
     return door.refuse

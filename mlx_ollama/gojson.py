@@ -93,6 +93,15 @@ def format_float(value: float) -> str:
     return _with_exponent(shortest)
 
 
+def in_key_order(value: object) -> object:
+    """The same with the keys of every object sorted, as Go writes its maps."""
+    if isinstance(value, dict):
+        return {key: in_key_order(value[key]) for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [in_key_order(member) for member in value]
+    return value
+
+
 def loads(body: bytes) -> Any:
     """The first JSON value of `body`; what follows it is ignored, as gin's decoder does.
 

@@ -141,7 +141,7 @@ class WorkerLink(asyncio.Protocol):
         return cast("AsyncGenerator[Event, None]", answer)
 
     async def render(self, prompt: Prompt) -> Rendered:
-        """The prompt as text.
+        """The prompt as text, and how many tokens that is.
 
         Raises:
             WorkerError, TemplateFailed: as above.
@@ -246,7 +246,7 @@ class WorkerLink(asyncio.Protocol):
             case Embedded():
                 self._deliver(frame.id, Vectors(frame.vectors, frame.tokens, frame.left))
             case RenderedPrompt():
-                self._deliver(frame.id, Rendered(frame.text))
+                self._deliver(frame.id, Rendered(frame.text, frame.tokens))
             case Ready() if not self._ready.done():
                 self._ready.set_result(frame)
             case Unloadable() if not self._ready.done():

@@ -93,7 +93,7 @@ class Submit:
 
 @dataclass(frozen=True)
 class Render:
-    """Gateway to worker: only render the prompt."""
+    """Gateway to worker: only render the prompt, and count its tokens."""
 
     id: int
     prompt: Prompt
@@ -161,10 +161,11 @@ class Finished:
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """Worker to gateway: the answer to `Render`."""
+    """Worker to gateway: the answer to `Render`. `tokens` is the prompt's length before any shortening."""
 
     id: int
     text: str
+    tokens: int
 
 
 @dataclass(frozen=True)

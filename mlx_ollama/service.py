@@ -232,7 +232,7 @@ class Service:
         return capabilities(model)
 
     def _check_thinking(self, call: Generation, model: StoredModel) -> None:
-        if call.think and "thinking" not in self._capabilities(model):
+        if call.think and not call.think_if_able and "thinking" not in self._capabilities(model):
             is_older = family(model) == "qwen3" or model.name.model == "deepseek-r1"
             raise Unsupported(f'"{call.model}" does not support thinking' + (_PULL_AGAIN if is_older else ""))
 
@@ -306,7 +306,9 @@ class Service:
 
     def _thinking(self, call: Generation, model: StoredModel, template: str) -> Thinking:
         harmony = speaks_harmony(template) if template else uses_harmony(model)
-        return Thinking.settle(call.think, can_think="thinking" in self._capabilities(model), harmony=harmony)
+        can_think = "thinking" in self._capabilities(model)
+        wanted = call.think if can_think or not call.think_if_able else None
+        return Thinking.settle(wanted, can_think=can_think, harmony=harmony)
 
 
 def _prompt(

@@ -55,6 +55,8 @@ class Generation(Call):
     keep_alive: float | None = None
     format: Any = None
     think: bool | str | None = None
+    think_if_able: bool = False
+    """Whether a model that cannot think is asked all the same, whatever `think` says."""
     truncate: bool = True
     shift: bool = True
     logprobs: bool = False
@@ -180,9 +182,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Rendered:
-    """The prompt that would have been read; answers `render_only`."""
+    """The prompt that would have been read, not shortened, and its length in tokens; answers `render_only`."""
 
     prompt: str
+    tokens: int = 0
 
 
 Event = Delta | Done | Rendered

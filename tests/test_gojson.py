@@ -66,3 +66,10 @@ def test_forgives_what_go_forgives() -> None:
 def test_floats_remember_how_they_were_written() -> None:
     assert gojson.loads(b"[1.50]")[0].raw == "1.50"
     assert gojson.loads(b"[99999999999999999999]")[0].raw == "99999999999999999999"
+
+
+def test_maps_are_sorted_all_the_way_down() -> None:
+    value = {"b": [{"z": 1, "a": ({"y": 2, "x": 3},)}], "a": None, "ä": 1, "Z": 2}
+    assert (
+        gojson.dumps(gojson.in_key_order(value)) == '{"Z":2,"a":null,"b":[{"a":[{"x":3,"y":2}],"z":1}],"ä":1}'.encode()
+    )

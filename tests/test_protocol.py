@@ -60,7 +60,7 @@ FRAMES: list[Frame] = [
     ),
     Finished(1, "stop", 16, 5, 8, 9, (1, 2, 3)),
     Finished(1, "length", 16, 5, 8, 9, None),
-    RenderedPrompt(2, "text"),
+    RenderedPrompt(2, "text", 1),
     Failed(1, "too_long", "why"),
     Embed(3, ("a", ""), 512, True, False, 8),
     Embedded(3, ((1, "[0.1,-1e-7]"), (0, "[1,0]")), 7, 0),

@@ -1,4 +1,4 @@
-"""OpenAI's dialect: bodies of `/v1/chat/completions` and `/v1/completions`, and errors (wire-spec 8.1 to 8.3)."""
+"""OpenAI's dialect: bodies of `/v1/chat/completions` and `/v1/completions` (wire-spec 8.2, 8.3)."""
 
 import base64
 import binascii
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlx_ollama import gojson
-from mlx_ollama.dialects.answers import PLAIN_JSON, REFUSAL_JSON, Refusal, Stage
 from mlx_ollama.dialects.gotypes import (
     Struct,
     anything,
@@ -18,25 +17,9 @@ from mlx_ollama.dialects.gotypes import (
     object_of,
     string,
 )
+from mlx_ollama.dialects.v1types import arguments_of_text, image_of_url, think_of_effort
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.types import Chat, Completion, Message, ToolCall
-
-IMAGE_PREFIXES = (*(f"data:image/{kind};base64," for kind in ("jpeg", "jpg", "png", "webp")), "data:;base64,")
-EFFORTS: Mapping[str, bool | str | None] = {
-    "": None,
-    "none": False,
-    "minimal": "low",
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "max": "max",
-    "xhigh": "max",
-    "ultra": "max",
-}
-"""Levels of effort as `think` says them."""
-
-_ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
-_FORBIDDEN = 403
 
 _FUNCTION = Struct("Function", {"name": string, "arguments": string})
 _TOOL_CALL = Struct(
@@ -138,18 +121,6 @@ def decode_completion(body: bytes, headers: Mapping[str, str]) -> Completion:
     )
 
 
-def refuse(status: int, message: str, stage: Stage) -> Refusal:
-    """An error (wire-spec 8.1). What is refused after the body was understood ends with a line end (0.2)."""
-    if status == _FORBIDDEN:
-        # A model of Ollama's cloud is refused before the reference translates anything.
-        return Refusal(gojson.dumps({"error": message}), {"content-type": REFUSAL_JSON})
-    kind = _ERROR_TYPES.get(status, "api_error")
-    body = gojson.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}})
-    if stage == "decoding":
-        return Refusal(body, {"content-type": REFUSAL_JSON})
-    return Refusal(body + b"\n", {"content-type": PLAIN_JSON})
-
-
 def _common(members: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": members.get("model", ""),
@@ -189,11 +160,7 @@ def _format(response_format: Mapping[str, Any]) -> Any:
 
 def _think(members: Mapping[str, Any]) -> bool | str | None:
     given = members["reasoning"].get("effort") if "reasoning" in members else members.get("reasoning_effort")
-    effort = given or ""
-    if effort not in EFFORTS:
-        listed = ", ".join(f'"{level}"' for level in ("minimal", "low", "medium", "high", "xhigh", "ultra", "max"))
-        raise InvalidRequest(f'invalid reasoning value: "{effort}" (must be {listed}, or "none")')
-    return EFFORTS[effort]
+    return think_of_effort(given or "")
 
 
 def _messages(given: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
@@ -242,19 +209,10 @@ def _part(part: Any) -> tuple[str, tuple[bytes, ...]]:
         case {"type": "text", "text": str(text)}:
             return text, ()
         case {"type": "image_url", "image_url": str(url) | {"url": str(url)}}:
-            return "", (_image(url),)
+            return "", (image_of_url(url),)
         case {"type": "input_audio"}:
             return "", (_sound(part.get("input_audio")),)
     raise InvalidRequest("invalid message format")
-
-
-def _image(url: str) -> bytes:
-    if url.startswith(("http://", "https://")):
-        raise InvalidRequest("image URLs are not currently supported, please use base64 encoded data instead")
-    prefix = next((prefix for prefix in IMAGE_PREFIXES if url.startswith(prefix)), None)
-    if prefix is None:
-        raise InvalidRequest("invalid image input")
-    return _bytes(url.removeprefix(prefix), "invalid image input")
 
 
 def _sound(audio: Any) -> bytes:
@@ -262,25 +220,17 @@ def _sound(audio: Any) -> bytes:
         raise InvalidRequest("invalid input_audio format")
     if not isinstance(audio.get("data"), str) or not audio["data"]:
         raise InvalidRequest("invalid input_audio format: missing data")
-    return _bytes(audio["data"], "invalid input_audio format")
-
-
-def _bytes(text: str, complaint: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(audio["data"], validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(complaint) from error
+        raise InvalidRequest("invalid input_audio format") from error
 
 
 def _tool_call(members: Mapping[str, Any]) -> ToolCall:
     function = members.get("function", {})
-    try:
-        arguments = gojson.loads(function.get("arguments", "").encode())
-    except gojson.GoSyntaxError as error:
-        raise InvalidRequest("invalid tool call arguments") from error
-    if not isinstance(arguments, dict | None):
-        raise InvalidRequest("invalid tool call arguments")
-    return ToolCall(function.get("name", ""), arguments or {}, members.get("id", ""), members.get("index", 0))
+    # No text is no JSON, to the reference; `/v1/responses` alone takes it for no arguments.
+    arguments = arguments_of_text(function.get("arguments") or "-")
+    return ToolCall(function.get("name", ""), arguments, members.get("id", ""), members.get("index", 0))
 
 
 def _go_type(value: Any) -> str:

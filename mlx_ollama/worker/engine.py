@@ -154,7 +154,8 @@ class Engine:
 
     def _begin(self, frame: Submit | Render, out: list[Frame]) -> None:
         if isinstance(frame, Render):
-            out.append(RenderedPrompt(frame.id, render(frame.prompt, self._tokenizer)))
+            text = render(frame.prompt, self._tokenizer)
+            out.append(RenderedPrompt(frame.id, text, len(self._tokenizer.encode(text))))
         else:
             self._submit(frame)
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from mlx_ollama.dialects.openai import decode_chat, decode_completion, refuse
+from mlx_ollama.dialects.openai import decode_chat, decode_completion
 from mlx_ollama.dialects.openai_answers import ChatEncoder, CompletionEncoder
 from mlx_ollama.dialects.openai_embeddings import Answers, decode
 from mlx_ollama.dialects.openai_models import encode_model, encode_models
+from mlx_ollama.dialects.v1types import refuse
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.types import Chat, Completion, Delta, Details, Embeddings, ListedModel, Message, ToolCall, Usage
 

@@ -79,6 +79,21 @@ def test_a_worker_killed_in_mid_stream_of_openais(server: Server, path: str, res
     assert lines[-1]["model"] == ("" if "messages" in rest else "tiny")
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+def test_streams_of_named_events_just_stop(server: Server, path: str) -> None:
+    worker = _load(server, "tiny")
+    body = {"model": "tiny", "stream": True, "input": "x", "messages": [{"role": "user", "content": "x"}]}
+    names = []
+    with server.client.stream("POST", path, json={**body, "max_tokens": 100_000, "temperature": 0}) as response:
+        for line in response.iter_lines():
+            if line.startswith("event: "):
+                names.append(line.removeprefix("event: "))
+                if len(names) == 9:
+                    worker.kill()
+    assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream")
+    assert names[-1] in ("content_block_delta", "response.output_text.delta")
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_worker_killed_before_the_first_byte(server: Server, stream: bool) -> None:
     worker = _load(server, "slow")

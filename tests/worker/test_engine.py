@@ -233,9 +233,10 @@ def test_rendering_and_bad_templates(machine: Machine) -> None:
     )
     bad = Prompt(style="chat", context=64, keep=0, shift=True, template="{{ .X", messages=(Message("user", "hi"),))
     machine.engine.turn([Render(1, chat), Render(2, fill), Submit(3, bad, Sampling(**GREEDY), True)])
+    text = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert machine.sent == [
-        RenderedPrompt(1, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"),
-        RenderedPrompt(2, "<a|b>"),
+        RenderedPrompt(1, text, len(machine.tokenizer.encode(text))),
+        RenderedPrompt(2, "<a|b>", len(machine.tokenizer.encode("<a|b>"))),
         Failed(3, "template", "template: :1: unclosed action"),
     ]
 

@@ -1,0 +1,142 @@
+"""`POST /v1/responses`: requests and errors (wire-spec 8.6)."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from mlx_ollama import gojson
+from mlx_ollama.dialects import v1types
+from mlx_ollama.dialects.answers import Refusal, Stage
+from mlx_ollama.dialects.gotypes import Struct, array_of, boolean, integer, mapping, number, object_of, string
+from mlx_ollama.dialects.responses_answers import ResponsesChat
+from mlx_ollama.dialects.responses_input import joined_name, read_input
+from mlx_ollama.dialects.sse import EVENT_STREAM
+from mlx_ollama.dialects.v1types import think_of_effort, writable
+from mlx_ollama.errors import InvalidRequest
+from mlx_ollama.types import Message
+
+
+def _schema(value: Any, where: str) -> Any:
+    return writable(mapping(value, where), where)
+
+
+_REASONING = Struct("ResponsesReasoning", {"effort": string, "summary": string})
+_FORMAT = Struct(
+    "ResponsesTextFormat",
+    {"type": string, "name": string, "description": string, "schema": writable, "strict": boolean},
+)
+_TEXT = Struct("ResponsesText", {"format": object_of(_FORMAT, "openai.ResponsesTextFormat")})
+_FUNCTION = {"type": string, "name": string, "description": string, "strict": boolean, "parameters": _schema}
+_MEMBER = Struct("ResponsesTool", _FUNCTION)
+_TOOL = Struct(
+    "ResponsesTool",
+    {**_FUNCTION, "tools": array_of(object_of(_MEMBER, "openai.ResponsesTool"), "[]openai.ResponsesTool", zero={})},
+)
+_REQUEST = Struct(
+    "ResponsesRequest",
+    {
+        "model": string,
+        "input": read_input,
+        "instructions": string,
+        "max_output_tokens": integer,
+        "reasoning": object_of(_REASONING, "openai.ResponsesReasoning"),
+        "temperature": number("float64"),
+        "top_p": number("float64"),
+        "text": object_of(_TEXT, "openai.ResponsesText"),
+        "tools": array_of(object_of(_TOOL, "openai.ResponsesTool"), "[]openai.ResponsesTool", zero={}),
+        "stream": boolean,
+        "truncation": string,
+        "background": boolean,
+    },
+    package="openai",
+    empty="EOF",
+)
+_TEMPERATURE = 1.0
+"""Where the request names none; it overrides the model's own, as in the reference."""
+
+
+def decode_responses(body: bytes, headers: Mapping[str, str]) -> ResponsesChat:
+    """`POST /v1/responses`. Tools that are no functions are left out: here nobody runs them.
+
+    Raises:
+        InvalidRequest: in the reference's words.
+    """
+    if headers.get("content-encoding", "").lower() == "zstd":
+        raise InvalidRequest("Content-Encoding zstd is not supported here: send the request body uncompressed")
+    members = _REQUEST.read(body)
+    instructions = members.get("instructions", "")
+    tools = list(_functions(members.get("tools", ())))
+    layout = members.get("text", {}).get("format", {})
+    return ResponsesChat(
+        model=members.get("model", ""),
+        messages=(*((Message("system", instructions),) if instructions else ()), *members.get("input", ())),
+        tools=[_as_tool(tool) for tool in tools],
+        stream=members.get("stream", False),
+        options=_options(members),
+        format=_format(layout),
+        think=think_of_effort(members.get("reasoning", {}).get("effort", "")),
+        echo=_echo(members, [_as_function(tool) for tool in tools], layout),
+    )
+
+
+def refuse(status: int, message: str, stage: Stage) -> Refusal:
+    """An error as OpenAI words it; one in the place of a stream has the stream's word on caches, too."""
+    refusal = v1types.refuse(status, message, stage)
+    if stage != "answering":
+        return refusal
+    return Refusal(refusal.body, {"cache-control": EVENT_STREAM["cache-control"], **refusal.headers})
+
+
+def _functions(tools: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The functions among tools, those of a namespace under their joined names."""
+    for tool in tools:
+        is_namespace = tool.get("type") == "namespace"
+        for member in tool.get("tools", ()) if is_namespace else (tool,):
+            if member.get("type") == "function":
+                name = joined_name(tool.get("name", "") if is_namespace else "", member.get("name", ""))
+                yield {**member, "name": name}
+
+
+def _as_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """The tool as models see it."""
+    given = {name: tool[name] for name in ("name", "description", "parameters") if name in tool}
+    return {"type": "function", "function": given}
+
+
+def _as_function(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """The tool as the answer repeats it; its schema is a map in the reference, hence sorted."""
+    members = {name: tool.get(name) for name in ("name", "description", "strict")}
+    return {"type": "function", **members, "parameters": gojson.in_key_order(tool.get("parameters"))}
+
+
+def _options(members: Mapping[str, Any]) -> dict[str, Any]:
+    options = {"temperature": members.get("temperature", _TEMPERATURE)}
+    if "top_p" in members:
+        options["top_p"] = members["top_p"]
+    if "max_output_tokens" in members:
+        options["num_predict"] = members["max_output_tokens"]
+    return options
+
+
+def _format(layout: Mapping[str, Any]) -> Any:
+    """JSON of any shape is what clients mean by `json_object`, which the reference passes over."""
+    if layout.get("type") == "json_schema":
+        return layout.get("schema")
+    return "json" if layout.get("type") == "json_object" else None
+
+
+def _echo(members: Mapping[str, Any], functions: list[dict[str, Any]], layout: Mapping[str, Any]) -> dict[str, Any]:
+    """What the answer repeats of the request (wire-spec 8.6)."""
+    reasoning = members.get("reasoning")
+    return {
+        "instructions": members.get("instructions") or None,
+        "tools": functions,
+        "truncation": members.get("truncation") or "disabled",
+        "text": {"format": {"type": "text"} | {name: layout[name] for name in _FORMAT.fields if name in layout}},
+        "top_p": members.get("top_p", 1),
+        "temperature": members.get("temperature", _TEMPERATURE),
+        "reasoning": None
+        if reasoning is None
+        else {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
+        "max_output_tokens": members.get("max_output_tokens"),
+        "background": members.get("background", False),
+    }

@@ -1,0 +1,242 @@
+"""`/v1/responses` and `/v1/messages` through the genuine SDKs, with a model that thinks, speaks and calls a tool."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+from tests.support.parrot import write_parrot
+from tests.support.server import Server, run_cli, serving
+from tests.test_thinking_and_tools import ANSWER, CALL, HI, RAW
+from tests.worker.parse.feeding import GET_W
+from tests.worker.parse.tokenizers import FAMILIES
+
+ARGUMENTS = json.loads(CALL)["arguments"]
+SCHEMA = GET_W["function"]["parameters"]
+ANTHROPIC_TOOL: Any = {"name": "get_w", "description": "weather", "input_schema": SCHEMA}
+OPENAI_TOOL: Any = {"type": "function", "name": "get_w", "strict": False, "parameters": SCHEMA}
+THINKING: Any = {"type": "enabled", "budget_tokens": 1024}
+TALK: Any = list(HI)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`able` has tools and thinking, `plain` has neither."""
+    home = tmp_path_factory.mktemp("events")
+    (home / "nothing").write_text("{{ .Prompt }}<|assistant|>")
+    directory = write_parrot(
+        home / "parrot", FAMILIES["qwen3"][0], ANSWER, ["<|im_start|>assistant\n", "<|assistant|>"]
+    )
+    for name, template in (("able", []), ("plain", ["--template", str(home / "nothing")])):
+        made = run_cli("import", name, str(directory), "--home", str(home), "--parameter", "temperature=0", *template)
+        assert made.returncode == 0, made.stderr
+    with serving(home) as running:
+        yield running
+
+
+@pytest.fixture
+def claude(server: Server) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def gpt(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def _blocks(message: anthropic.types.Message) -> list[tuple[str, Any]]:
+    members = {"thinking": "thinking", "text": "text", "tool_use": "input"}
+    return [(block.type, getattr(block, members[block.type])) for block in message.content]
+
+
+WHOLE = [("thinking", "hm"), ("text", "Sure"), ("tool_use", ARGUMENTS)]
+
+
+def test_a_message(claude: anthropic.Anthropic) -> None:
+    message = claude.messages.create(
+        model="able", max_tokens=100, messages=TALK, tools=[ANTHROPIC_TOOL], thinking=THINKING
+    )
+    assert _blocks(message) == WHOLE
+    assert (message.stop_reason, message.model, message.role) == ("tool_use", "able", "assistant")
+    assert message.usage.output_tokens == len(ANSWER) + 1
+    assert message.usage.input_tokens > 0
+
+
+def test_a_streamed_message(claude: anthropic.Anthropic) -> None:
+    with claude.messages.stream(
+        model="able", max_tokens=100, messages=TALK, tools=[ANTHROPIC_TOOL], thinking=THINKING
+    ) as stream:
+        kinds = [event.type for event in stream]
+        message = stream.get_final_message()
+    assert _blocks(message) == WHOLE
+    assert (message.stop_reason, message.usage.output_tokens) == ("tool_use", len(ANSWER) + 1)
+    assert kinds[0] == "message_start"
+    assert kinds[-1] == "message_stop"
+    assert kinds.count("content_block_start") == kinds.count("content_block_stop") == 3
+
+
+def test_a_whole_conversation_of_messages(claude: anthropic.Anthropic) -> None:
+    first = claude.messages.create(model="able", max_tokens=100, messages=TALK, tools=[ANTHROPIC_TOOL])
+    used = next(block for block in first.content if block.type == "tool_use")
+    result: Any = {"type": "tool_result", "tool_use_id": used.id, "content": [{"type": "text", "text": "sunny"}]}
+    talk: Any = [
+        *TALK,
+        {"role": "assistant", "content": [block.model_dump(exclude_none=True) for block in first.content]},
+        {"role": "user", "content": [result, {"type": "text", "text": "and now?"}]},
+    ]
+    body = {"model": "able", "messages": talk, "tools": [ANTHROPIC_TOOL], "max_tokens": 3}
+    second = claude.messages.create(**body)
+    assert (second.stop_reason, second.usage.output_tokens) == ("max_tokens", 3)
+    counted = claude.messages.count_tokens(model="able", messages=talk, tools=[ANTHROPIC_TOOL])
+    assert counted.input_tokens == second.usage.input_tokens > first.usage.input_tokens
+
+
+def test_messages_without_sync(server: Server) -> None:
+    async def ask() -> tuple[anthropic.types.Message, str]:
+        async with anthropic.AsyncAnthropic(base_url=server.url, api_key="none", max_retries=0) as client:
+            whole = await client.messages.create(model="able", max_tokens=100, messages=TALK, tools=[ANTHROPIC_TOOL])
+            async with client.messages.stream(
+                model="able", max_tokens=100, messages=TALK, thinking={"type": "disabled"}
+            ) as stream:
+                return whole, "".join([text async for text in stream.text_stream])
+
+    whole, text = asyncio.run(ask())
+    assert _blocks(whole) == WHOLE
+    assert text == RAW
+
+
+def test_a_model_that_cannot_think_is_asked_all_the_same(claude: anthropic.Anthropic) -> None:
+    message = claude.messages.create(
+        model="plain", max_tokens=100, messages=TALK, thinking=THINKING, stop_sequences=["Sure"]
+    )
+    assert _blocks(message) == [("text", RAW.partition("Sure")[0])]
+    assert message.stop_reason == "end_turn"
+
+
+def test_errors_are_anthropics(claude: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError, match="model 'none' not found") as missing:
+        claude.messages.create(model="none", max_tokens=9, messages=TALK)
+    body: Any = missing.value.body
+    assert body["error"] == {"type": "not_found_error", "message": "model 'none' not found"}
+    with pytest.raises(anthropic.NotFoundError, match="model 'none' not found"):
+        claude.messages.count_tokens(model="none", messages=TALK)
+    with pytest.raises(anthropic.BadRequestError, match="does not support tools"):
+        claude.messages.create(model="plain", max_tokens=9, messages=TALK, tools=[ANTHROPIC_TOOL], stream=True)
+    source: Any = {"type": "base64", "media_type": "image/png", "data": "aGk="}
+    picture: Any = [{"role": "user", "content": [{"type": "image", "source": source}]}]
+    with pytest.raises(anthropic.BadRequestError, match="this model does not support image input"):
+        claude.messages.create(model="able", max_tokens=9, messages=picture)
+
+
+@pytest.mark.parametrize("tools", [[], [ANTHROPIC_TOOL]])
+@pytest.mark.parametrize("model", ["able", "plain"])
+def test_a_count_is_what_an_answer_reports(server: Server, model: str, tools: list[Any]) -> None:
+    if tools and model == "plain":
+        return
+    for length in (1, 30):
+        body = {"model": model, "system": "be nice " * length, "messages": HI, "tools": tools}
+        counted = server.post("/v1/messages/count_tokens", body)
+        answered = server.post("/v1/messages", {**body, "max_tokens": 1}).json()
+        assert (counted.status_code, counted.headers["content-type"]) == (200, "application/json")
+        assert counted.json() == {"input_tokens": answered["usage"]["input_tokens"]}
+    longer = {**body, "messages": [{"role": "user", "content": "word " * 5000}, *HI]}
+    assert server.post("/v1/messages/count_tokens", longer).json()["input_tokens"] > 4096
+
+
+def test_a_count_that_cannot_be_had(server: Server) -> None:
+    refused = server.post("/v1/messages/count_tokens", {"model": "able"})
+    assert (refused.status_code, refused.json()["error"]["message"]) == (400, "messages is required")
+    assert server.client.get("/v1/messages/count_tokens").status_code == 405
+
+
+def _items(response: Any) -> list[tuple[str, Any]]:
+    read = {
+        "reasoning": lambda item: item.summary[0].text,
+        "message": lambda item: item.content[0].text,
+        "function_call": lambda item: json.loads(item.arguments),
+    }
+    return [(item.type, read[item.type](item)) for item in response.output]
+
+
+def test_a_response(gpt: openai.OpenAI) -> None:
+    response = gpt.responses.create(model="able", input="hi", temperature=0, tools=[OPENAI_TOOL])
+    assert _items(response) == [("reasoning", "hm"), ("function_call", ARGUMENTS)]
+    assert (response.status, response.model) == ("completed", "able")
+    assert response.usage
+    assert response.usage.output_tokens == len(ANSWER) + 1
+    plain = gpt.responses.create(model="plain", input="hi", temperature=0, max_output_tokens=5)
+    assert plain.output_text == "".join(ANSWER[:5])
+    assert plain.max_output_tokens == 5
+
+
+def test_a_streamed_response(gpt: openai.OpenAI) -> None:
+    with gpt.responses.stream(model="able", input="hi", temperature=0, tools=[OPENAI_TOOL]) as stream:
+        events = list(stream)
+        response = stream.get_final_response()
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert (events[0].type, events[-1].type) == ("response.created", "response.completed")
+    assert _items(response) == [("reasoning", "hm"), ("message", "Sure"), ("function_call", ARGUMENTS)]
+
+
+def test_a_whole_conversation_of_responses(gpt: openai.OpenAI) -> None:
+    first = gpt.responses.create(model="able", input=TALK, temperature=0, tools=[OPENAI_TOOL])
+    called = next(item for item in first.output if item.type == "function_call")
+    items: Any = [
+        *TALK,
+        *(item.model_dump(exclude_none=True) for item in first.output),
+        {"type": "function_call_output", "call_id": called.call_id, "output": "sunny"},
+    ]
+    second = gpt.responses.create(
+        model="able", input=items, temperature=0, tools=[OPENAI_TOOL], reasoning={"effort": "none"}
+    )
+    assert [item.type for item in second.output] == ["function_call"]
+    assert second.usage
+    assert first.usage
+    assert second.usage.input_tokens > first.usage.input_tokens
+
+
+def test_responses_without_sync(server: Server) -> None:
+    async def ask() -> tuple[Any, Any]:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            whole = await client.responses.create(model="able", input="hi", temperature=0, tools=[OPENAI_TOOL])
+            async with client.responses.stream(model="plain", input="hi", temperature=0) as stream:
+                return whole, await stream.get_final_response()
+
+    whole, streamed = asyncio.run(ask())
+    assert _items(whole) == [("reasoning", "hm"), ("function_call", ARGUMENTS)]
+    assert streamed.output_text == RAW
+
+
+def test_a_format_and_tools_of_other_kinds(gpt: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}
+    layout: Any = {"format": {"type": "json_schema", "name": "n", "schema": schema, "strict": True}}
+    others: Any = [{"type": "custom", "name": "apply_patch"}, {"type": "web_search"}]
+    response = gpt.responses.create(model="plain", input="hi", text=layout, tools=others, max_output_tokens=60)
+    assert json.loads(response.output_text) in ({"n": 1}, {"n": 2})
+    assert response.tools == []
+
+
+def test_errors_are_openais(gpt: openai.OpenAI, server: Server) -> None:
+    with pytest.raises(openai.NotFoundError, match="model 'none' not found"):
+        gpt.responses.create(model="none", input="hi")
+    with pytest.raises(openai.BadRequestError, match="does not support thinking"):
+        gpt.responses.create(model="plain", input="hi", reasoning={"effort": "high"}, stream=True)
+    with pytest.raises(openai.BadRequestError, match="model is required"):
+        gpt.responses.create(model="", input="hi")
+    packed = server.client.post("/v1/responses", content=b"(\xb5/\xfd", headers={"content-encoding": "zstd"})
+    assert (packed.status_code, "zstd" in packed.json()["error"]["message"]) == (400, True)
+
+
+def test_nothing_to_answer_is_an_empty_answer(server: Server) -> None:
+    whole = server.post("/v1/responses", {"model": "plain", "input": ""}).json()
+    assert (whole["usage"]["total_tokens"], whole["output"][0]["content"][0]["text"]) == (0, "")
+    with server.client.stream("POST", "/v1/responses", json={"model": "plain", "input": "", "stream": True}) as answer:
+        assert answer.headers["cache-control"] == "no-cache"
+        names = [line.removeprefix("event: ") for line in answer.iter_lines() if line.startswith("event: ")]
+    assert names[-1] == "response.completed"
