@@ -39,10 +39,10 @@ UNBOUNDED_CONTEXTS = 10
 """An answer without a limit of its own ends after this many contexts, as the reference's does (wire-spec 3.3)."""
 
 
-FRAME_INTERVAL_NS = 16_000_000
+FRAME_INTERVAL_NS = 32_000_000
 """Pieces of quick steps share a frame, so that the gateway wakes at most so often; slower steps each have their own.
 
-It is one picture of a 60 Hz screen, so nobody sees it; at 200 steps a second each wake-up of another process would cost
+It is two pictures of a 60 Hz screen, so nobody sees it; at 200 steps a second each wake-up of another process would cost
 the decoder one step in twenty.
 """
 
