@@ -39,7 +39,7 @@ USAGE: Any = {"include_usage": True}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> Iterator[Server]:
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> Path:
     """`parrot` thinks, speaks and calls; `tiny` babbles; `bert` embeds."""
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("models")
     made = {
@@ -50,6 +50,18 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> It
     for name, directory in made.items():
         imported = run_cli("import", name, str(directory), "--home", str(home))
         assert imported.returncode == 0, imported.stderr
+    return home
+
+
+@pytest.fixture(scope="module")
+def server(home: Path) -> Iterator[Server]:
+    with serving(home) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def impatient(home: Path) -> Iterator[Server]:
+    """One that says after a few milliseconds that it lives."""
     with serving(home, env={"MLX_API_STREAM_KEEP_ALIVE": "0.02"}) as server:
         yield server
 
@@ -204,16 +216,17 @@ def test_async_and_at_once(server: Server) -> None:
     assert len(set(asyncio.run(ask_all()))) == 1
 
 
-def test_a_long_prompt_is_no_silence(server: Server, client: openai.OpenAI) -> None:
+def test_a_long_prompt_is_no_silence(impatient: Server) -> None:
     long = " ".join(f"ra{number}" for number in range(1500))
     body = {"model": "tiny", "messages": [{"role": "user", "content": long}], "max_tokens": 2, "stream": True}
-    text = server.post("/v1/chat/completions", body).text
+    text = impatient.post("/v1/chat/completions", body).text
     assert text.startswith(": keep-alive\n\n")
     assert text.endswith("data: [DONE]\n\n")
     talk: list[Any] = [{"role": "user", "content": long + " so"}]
-    chunks = list(client.chat.completions.create(model="tiny", messages=talk, max_tokens=2, stream=True))
+    with openai.OpenAI(base_url=f"{impatient.url}/v1", api_key="none", max_retries=0) as client:
+        chunks = list(client.chat.completions.create(model="tiny", messages=talk, max_tokens=2, stream=True))
     assert chunks[-1].choices[0].finish_reason == "length"
-    lines = server.lines("/api/chat", {**body, "options": {"num_predict": 2}})
+    lines = impatient.lines("/api/chat", {**body, "options": {"num_predict": 2}})
     assert all(line["message"]["content"] for line in lines[:-1]), "not on Ollama's own streams"
 
 
