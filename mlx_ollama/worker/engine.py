@@ -42,8 +42,8 @@ UNBOUNDED_CONTEXTS = 10
 FRAME_INTERVAL_NS = 32_000_000
 """Pieces of quick steps share a frame, so that the gateway wakes at most so often; slower steps each have their own.
 
-It is two pictures of a 60 Hz screen, so nobody sees it; at 200 steps a second each wake-up of another process would cost
-the decoder one step in twenty.
+It is two pictures of a 60 Hz screen, so nobody sees it; at 200 steps a second each wake-up of another process would
+cost the decoder one step in twenty.
 """
 
 
