@@ -109,6 +109,32 @@ def test_a_worker_killed_before_the_first_byte(server: Server, stream: bool) -> 
     assert server.client.get("/api/version").status_code == 200
 
 
+def test_a_worker_that_stands_still_holds_up_nobody_else(server: Server) -> None:
+    """Busy is not dead: its stream waits and goes on, while the gateway and other models answer."""
+    worker = _load(server, "tiny")
+    lines: list[str] = []
+    body = {**ENDLESS, "options": {"num_predict": 4000, "num_ctx": 8192}}
+
+    def read() -> None:
+        with httpx.stream("POST", f"{server.url}/api/generate", json=body, timeout=120, trust_env=False) as response:
+            lines.extend(response.iter_lines())
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    wait_until(lambda: _busy(worker), "decoding")
+    worker.suspend()
+    try:
+        assert server.client.get("/api/version").status_code == 200
+        assert server.client.get("/api/ps").json()["models"][0]["name"] == "tiny:latest"
+        other = {"model": "slow", "prompt": "x", "stream": False, "options": {"num_predict": 2}}
+        assert server.post("/api/generate", other).json()["eval_count"] == 2
+        assert reading.is_alive()
+    finally:
+        worker.resume()
+    reading.join(60)
+    assert json.loads(lines[-1])["eval_count"] == 4000
+
+
 def test_a_worker_killed_while_idle_is_replaced(server: Server) -> None:
     worker = _load(server, "tiny")
     worker.kill()
