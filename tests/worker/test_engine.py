@@ -11,7 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_ollama.protocol import Cancel, Failed, Finished, Frame, Prompt, Render, RenderedPrompt, Sampling, Step, Submit
 from mlx_ollama.types import Message
 from mlx_ollama.worker import batch
-from mlx_ollama.worker.engine import Engine
+from mlx_ollama.worker.engine import FRAME_INTERVAL_NS, Engine
 from mlx_ollama.worker.load import load
 from mlx_ollama.worker.tokenizer import Tokenizer
 
@@ -198,10 +198,10 @@ def test_quick_steps_share_a_frame_and_first_words_do_not_wait(machine: Machine)
     machine.engine.turn([submit(1, "bada", limit=40)])
     while not machine.sent:
         machine.engine.turn([])
-    now[0] += 9_000_000
+    now[0] += FRAME_INTERVAL_NS * 5 // 9
     machine.engine.turn([])
-    assert len(machine.sent) == 1, "nine milliseconds after the last frame it waits"
-    now[0] += 9_000_000
+    assert len(machine.sent) == 1, "half an interval after the last frame it waits"
+    now[0] += FRAME_INTERVAL_NS * 5 // 9
     machine.engine.turn([])
     frame = machine.sent[-1]
     assert isinstance(frame, Step)
