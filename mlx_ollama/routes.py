@@ -176,7 +176,6 @@ class EventStream(Response):
         async for event in events:
             if not isinstance(event, Leased):
                 await line.flush(self._answers.event(event))
-        await line.flush(self._answers.end())
 
     @contextmanager
     def _beating(self, line: OpenLine, *, is_leased: bool) -> Iterator[None]:

@@ -18,16 +18,14 @@ SSE_COMMENT = b": keep-alive\n\n"
 class Answers(Protocol):
     """The wire form of one answer.
 
-    A stream is what `event` gives for each event, then `end`; or `broken` in the place of the rest. `whole` is the same
-    events as one body. Everything is complete with its line ends and frames; empty bytes are not sent.
+    A stream is what `event` gives for each event, or `broken` in the place of the rest. `whole` is the same events as
+    one body. Everything is complete with its line ends and frames; empty bytes are not sent.
     """
 
     stream_headers: Mapping[str, str]
     whole_headers: Mapping[str, str]
 
     def event(self, event: Event) -> bytes: ...
-
-    def end(self) -> bytes: ...
 
     def broken(self, message: str) -> bytes: ...
 

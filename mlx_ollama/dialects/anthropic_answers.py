@@ -6,7 +6,7 @@ from typing import Any
 
 from mlx_ollama import gojson
 from mlx_ollama.dialects.answers import PLAIN_JSON, SSE_COMMENT
-from mlx_ollama.dialects.sse import EVENT_STREAM, named_event
+from mlx_ollama.dialects.sse import NamedEvents, named_event
 from mlx_ollama.types import Chat, Delta, Done, Event, Message, Rendered, ToolCall, Usage
 
 _REASONS = {"stop": "end_turn", "length": "max_tokens"}
@@ -15,11 +15,8 @@ _NO_USAGE = Usage(0, 0, 0, 0)
 _DELTAS = {"thinking": "thinking_delta", "text": "text_delta"}
 
 
-class MessagesAnswers:
+class MessagesAnswers(NamedEvents):
     """The answer to one request."""
-
-    stream_headers: Mapping[str, str] = EVENT_STREAM
-    whole_headers: Mapping[str, str] = {"content-type": PLAIN_JSON}
 
     def __init__(self, call: Chat) -> None:
         self._call = call
@@ -31,13 +28,6 @@ class MessagesAnswers:
     def event(self, event: Event) -> bytes:
         return b"".join(_frame(*told) for told in self._events(event))
 
-    def end(self) -> bytes:
-        return b""
-
-    def broken(self, message: str) -> bytes:
-        """Nothing: an answer that cannot go on just stops (wire-spec 8.1)."""
-        return b""
-
     def whole(self, events: Sequence[Event]) -> bytes:
         answer = Delta.joined([event for event in events if isinstance(event, Delta)])
         done = next(event for event in reversed(events) if isinstance(event, Done))
@@ -46,12 +36,6 @@ class MessagesAnswers:
         end = {"stop_reason": _reason(done, has_calls=bool(answer.tool_calls)), "usage": _usage(done.usage)}
         # Go's nil slice: nothing produced is no empty array.
         return gojson.dumps({**self._head(), "content": blocks or None, **end}) + b"\n"
-
-    def heartbeat(self) -> bytes:
-        return SSE_COMMENT
-
-    def is_plain(self, first: Event) -> bool:
-        return False
 
     def _events(self, event: Event) -> Iterator[tuple[str, dict[str, Any]]]:
         if not self._begun:
@@ -112,9 +96,6 @@ class CountAnswers:
 
     def event(self, event: Event) -> bytes:
         return self.whole([event])
-
-    def end(self) -> bytes:
-        return b""
 
     def broken(self, message: str) -> bytes:
         return b""

@@ -26,9 +26,6 @@ class Encoder(ABC):
         line = self._encode(event)
         return line + b"\n" if line else b""
 
-    def end(self) -> bytes:
-        return b""
-
     def broken(self, message: str) -> bytes:
         """The line that ends a stream which cannot go on (wire-spec 2.4)."""
         return gojson.dumps({"error": message}) + b"\n"

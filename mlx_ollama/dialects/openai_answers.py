@@ -8,6 +8,7 @@ from typing import Any
 
 from mlx_ollama import gojson
 from mlx_ollama.dialects.answers import PLAIN_JSON, SSE, SSE_COMMENT, logprob
+from mlx_ollama.dialects.v1types import error_object
 from mlx_ollama.types import Delta, Done, Event, Generation, Rendered, ToolCall, Usage
 
 FINGERPRINT = "fp_ollama"
@@ -43,9 +44,6 @@ class Encoder(ABC):
             return self._last_chunks(event) + DONE
         return _framed(self._whole([event]))
 
-    def end(self) -> bytes:
-        return b""
-
     def broken(self, message: str) -> bytes:
         """The end of a stream that cannot go on (wire-spec 8.1).
 
@@ -54,7 +52,7 @@ class Encoder(ABC):
         """
         if self._has_begun:
             return self._cut_off()
-        return _framed({"error": {"message": message, "type": "api_error", "param": None, "code": None}})
+        return _framed(error_object(message, "api_error"))
 
     def heartbeat(self) -> bytes:
         return SSE_COMMENT

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_ollama import gojson, gotime
-from mlx_ollama.dialects.answers import PLAIN_JSON, SSE_COMMENT
 from mlx_ollama.dialects.responses_items import (
     GrowingMessage,
     GrowingReasoning,
@@ -16,7 +15,7 @@ from mlx_ollama.dialects.responses_items import (
     message_item,
     reasoning_item,
 )
-from mlx_ollama.dialects.sse import EVENT_STREAM, named_event
+from mlx_ollama.dialects.sse import NamedEvents, named_event
 from mlx_ollama.types import Chat, Delta, Done, Event, ToolCall, Usage
 
 _LARGEST_NUMBER = 999_999
@@ -32,11 +31,8 @@ class ResponsesChat(Chat):
     echo: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ResponsesAnswers:
+class ResponsesAnswers(NamedEvents):
     """The answer to one request."""
-
-    stream_headers: Mapping[str, str] = EVENT_STREAM
-    whole_headers: Mapping[str, str] = {"content-type": PLAIN_JSON}
 
     def __init__(self, call: ResponsesChat) -> None:
         self._model, self._echo = call.model, call.echo
@@ -47,23 +43,10 @@ class ResponsesAnswers:
     def event(self, event: Event) -> bytes:
         return b"".join(self._stream.frames(event))
 
-    def end(self) -> bytes:
-        return b""
-
-    def broken(self, message: str) -> bytes:
-        """Nothing: an answer that cannot go on just stops (wire-spec 8.1)."""
-        return b""
-
     def whole(self, events: Sequence[Event]) -> bytes:
         answer = Delta.joined([event for event in events if isinstance(event, Delta)])
         done = next(event for event in reversed(events) if isinstance(event, Done))
         return gojson.dumps(self._object(self._items(answer), done)) + b"\n"
-
-    def heartbeat(self) -> bytes:
-        return SSE_COMMENT
-
-    def is_plain(self, first: Event) -> bool:
-        return False
 
     def _items(self, answer: Delta) -> list[dict[str, Any]]:
         """Text beside calls is left out, as the reference does; a stream has it."""

@@ -84,13 +84,18 @@ def arguments_of_text(text: str) -> Mapping[str, Any]:
     return arguments or {}
 
 
+def error_object(message: str, kind: str) -> dict[str, Any]:
+    """An error as OpenAI words it (wire-spec 8.1)."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+
+
 def refuse(status: int, message: str, stage: Stage) -> Refusal:
     """An error as OpenAI words it (wire-spec 8.1); what is refused once the body was understood ends a line (0.2)."""
     if status == _FORBIDDEN:
         # A model of Ollama's cloud is refused before the reference translates anything.
         return Refusal(gojson.dumps({"error": message}), {"content-type": REFUSAL_JSON})
     kind = _ERROR_TYPES.get(status, "api_error")
-    body = gojson.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}})
+    body = gojson.dumps(error_object(message, kind))
     if stage == "decoding":
         return Refusal(body, {"content-type": REFUSAL_JSON})
     return Refusal(body + b"\n", {"content-type": PLAIN_JSON})

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mlx_ollama.fim import fill_format
 from mlx_ollama.gotemplate import Template, TemplateError, thinking_tags
-from mlx_ollama.models.describe import embeds
-from mlx_ollama.models.directory import NotAModel, inspect, jinja_template
+from mlx_ollama.models.describe import directory_of, embeds
+from mlx_ollama.models.directory import jinja_template
 from mlx_ollama.models.store import StoredModel
 from mlx_ollama.thinking import PAIRS, speaks_harmony, tags_in
 
@@ -29,10 +29,8 @@ def capabilities(model: StoredModel) -> tuple[str, ...]:
 
 def family(model: StoredModel) -> str:
     """The architecture of the weights; empty if they cannot be looked at."""
-    try:
-        return inspect(model.directory).family
-    except NotAModel:
-        return ""
+    directory = directory_of(model)
+    return directory.family if directory else ""
 
 
 def uses_harmony(model: StoredModel) -> bool:

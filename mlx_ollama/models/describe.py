@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from mlx_ollama.models.directory import NotAModel, inspect
+from mlx_ollama.models.directory import ModelDirectory, NotAModel, inspect
 from mlx_ollama.models.store import StoredModel
 from mlx_ollama.types import Details
 
@@ -10,15 +10,19 @@ from mlx_ollama.types import Details
 def details_of(model: StoredModel) -> Details:
     """The `details` of tags, ps and show; empty ones where the directory cannot be read."""
     parent = str(model.config.get("parent_model", ""))
-    try:
-        return replace(inspect(model.directory).details, parent_model=parent)
-    except NotAModel:
-        return Details("", "", (), "", "", parent)
+    directory = directory_of(model)
+    return replace(directory.details, parent_model=parent) if directory else Details("", "", (), "", "", parent)
 
 
 def embeds(model: StoredModel) -> bool:
     """Whether it has the capability `embedding` (wire-spec 10.2); one whose directory cannot be read has not."""
+    directory = directory_of(model)
+    return directory is not None and directory.embedder is not None
+
+
+def directory_of(model: StoredModel) -> ModelDirectory | None:
+    """The directory that a model refers to; None where it cannot be read."""
     try:
-        return inspect(model.directory).embedder is not None
+        return inspect(model.directory)
     except NotAModel:
-        return False
+        return None

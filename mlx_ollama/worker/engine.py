@@ -218,8 +218,10 @@ class Engine:
 
     def _join(self, out: list[Frame]) -> None:
         """Let streams into the batch whose prompts are read and whose grammars are ready."""
-        waiting = [reading for reading in self._read if not self._streams[reading.id].is_ready]
-        ready = [reading for reading in self._read if reading not in waiting]
+        ready: list[Reading] = []
+        waiting: list[Reading] = []
+        for reading in self._read:
+            (ready if self._streams[reading.id].is_ready else waiting).append(reading)
         self._read = waiting
         for reading in ready:
             stream = self._streams[reading.id]

@@ -78,7 +78,7 @@ def _generated(case: Mapping[str, Any]) -> list[bytes]:
         return [bytes(answers.whole(events))]
     if has_failed:
         return [*map(answers.event, events[:-1]), answers.broken("gone")]
-    return [*map(answers.event, events), answers.end()]
+    return [*map(answers.event, events)]
 
 
 def _embedded(case: Mapping[str, Any]) -> bytes:
@@ -184,4 +184,4 @@ def test_the_joined_answer_is_the_same_however_it_was_split(path: str, text: str
 def _streamed(answers: Any, call: Generation, pieces: Sequence[str]) -> bytes:
     events = [*answer_to(call, Script(list(pieces), 0), is_limited=False), Done("stop", USAGE)]
     assert not any(isinstance(event, Rendered) for event in events)
-    return b"".join(map(answers.event, events)) + bytes(answers.end())
+    return b"".join(map(answers.event, events))

@@ -162,7 +162,7 @@ def test_errors_are_openais() -> None:
 
 def _stream(*events: Event) -> list[dict[str, Any]]:
     answers = ResponsesAnswers(_decode(input="hi"))
-    body = b"".join(answers.event(event) for event in events) + answers.end()
+    body = b"".join(answers.event(event) for event in events)
     return [json.loads(frame.partition(b"data: ")[2]) for frame in body.split(b"\n\n") if frame]
 
 

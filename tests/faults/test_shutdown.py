@@ -5,6 +5,8 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,17 @@ def _stream(server: Server, body: dict[str, Any], lines: list[dict[str, Any]]) -
     thread = threading.Thread(target=read)
     thread.start()
     return thread
+
+
+@contextmanager
+def _deaf(server: Server, body: bytes) -> Iterator[None]:
+    """A client that asks and never reads."""
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        deaf.connect((server.host, server.port))
+        head = f"POST /api/generate HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+        deaf.sendall(head.encode() + body)
+        yield
 
 
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
@@ -79,11 +92,7 @@ def test_a_client_that_never_reads_does_not_hold_the_server(home: Path) -> None:
     with serving(home, "--context-length", "8192", "--drain", "0.2") as server:
         assert server.post("/api/generate", {"model": "tiny"}).status_code == 200
         body = json.dumps({"model": "tiny", "prompt": "bada", "options": {"num_predict": 8000}}).encode()
-        with socket.socket() as deaf:
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-            deaf.connect((server.host, server.port))
-            head = f"POST /api/generate HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
-            deaf.sendall(head.encode() + body)
+        with _deaf(server, body):
             (worker,) = server.workers()
             wait_until(lambda: worker.cpu_percent(0.1) > 20, "decoding")
             assert server.stop() == 0
@@ -97,11 +106,7 @@ def test_a_client_that_stopped_reading_megabytes_ago(home: Path) -> None:
         body = json.dumps(
             {"model": "tiny", "prompt": "bada", "logprobs": True, "top_logprobs": 20, "options": options}
         ).encode()
-        with socket.socket() as deaf:
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-            deaf.connect((server.host, server.port))
-            head = f"POST /api/generate HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
-            deaf.sendall(head.encode() + body)
+        with _deaf(server, body):
             (worker,) = server.workers()
             wait_until(lambda: worker.cpu_percent(0.1) > 20, "decoding")
             wait_until(lambda: worker.cpu_percent(0.5) < 5, "the end of decoding", seconds=120)
