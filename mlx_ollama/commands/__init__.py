@@ -1,0 +1,1 @@
+"""The commands of `mlx-ollama`, one module each: `add` declares its flags, and what it sets as `run` does the work."""
