@@ -1,5 +1,6 @@
 """The composition root: what the parts are, and in which order a request meets the policies."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from starlette.middleware import Middleware
 
 from mlx_ollama.doors import DECODERS, refuse_of
 from mlx_ollama.durations import keep_alive_seconds
+from mlx_ollama.library import Library, ready
 from mlx_ollama.link import WorkerLink
 from mlx_ollama.models.store import Store, StoredModel
 from mlx_ollama.policies.access_log import AccessLog
@@ -22,6 +24,7 @@ from mlx_ollama.pool import Pool
 from mlx_ollama.routes import NotFound, StreamKeepAlive, find, resources, routes
 from mlx_ollama.service import Service
 from mlx_ollama.settings import Settings
+from mlx_ollama.store_routes import UPLOADS, store_resources
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ def create_gateway(settings: Settings) -> Gateway:
     """Everything of the gateway process, put together; nothing runs yet."""
 
     async def start(model: StoredModel) -> WorkerLink:
+        await asyncio.to_thread(ready, model)
         return await WorkerLink.start(
             model.directory,
             device=settings.device,
@@ -45,9 +49,14 @@ def create_gateway(settings: Settings) -> Gateway:
         )
 
     pool = Pool(start, keep_alive=keep_alive_seconds(settings.keep_alive), load_timeout=settings.load_timeout)
-    service = Service(Store(settings.models), pool, default_context=settings.context_length)
+    library = Library(Store(settings.models, settings.converted))
+    service = Service(library, pool, default_context=settings.context_length)
     in_flight = InFlight()
-    table = resources(service, StreamKeepAlive(settings.stream_keep_alive, ndjson=settings.ndjson_keep_alive))
+    heartbeats = StreamKeepAlive(settings.stream_keep_alive, ndjson=settings.ndjson_keep_alive)
+    table = {
+        **resources(service, library, heartbeats),
+        **store_resources(library, body_timeout=settings.body_timeout),
+    }
 
     def allow_of(path: str) -> str | None:
         resource = find(table, path)
@@ -61,7 +70,7 @@ def create_gateway(settings: Settings) -> Gateway:
         Middleware(Decode, decoders=DECODERS, max_body=settings.max_body, timeout=settings.body_timeout),
         Middleware(IgnoredOptions, strict=settings.strict),
         Middleware(Drain, in_flight=in_flight),
-        Middleware(CancelOnDisconnect),
+        Middleware(CancelOnDisconnect, uploads=UPLOADS),
     ]
 
     @asynccontextmanager

@@ -6,6 +6,7 @@ from mlx_ollama.dialects import (
     anthropic,
     ollama,
     ollama_embed,
+    ollama_models,
     openai,
     openai_answers,
     openai_embeddings,
@@ -32,11 +33,16 @@ DOORS: Mapping[str, Door] = {
 }
 """What is asked of a model, by path."""
 
-DECODERS: Mapping[str, Callable[[bytes, Mapping[str, str]], Call]] = {
-    **{path: door.decode for path, door in DOORS.items()},
-    "/api/show": ollama.decode_show,
+DECODERS: Mapping[tuple[str, str], Callable[[bytes, Mapping[str, str]], Call]] = {
+    **{("POST", path): door.decode for path, door in DOORS.items()},
+    ("POST", "/api/show"): ollama.decode_show,
+    ("POST", "/api/create"): ollama_models.decode_create,
+    ("POST", "/api/copy"): ollama_models.decode_copy,
+    ("DELETE", "/api/delete"): ollama_models.decode_delete,
+    ("POST", "/api/pull"): ollama_models.decode_pull,
+    ("POST", "/api/push"): ollama_models.decode_push,
 }
-"""Every path whose body is a call."""
+"""Every method and path whose body is a call."""
 
 
 def refuse_of(path: str) -> Refuse:

@@ -12,6 +12,7 @@ from mlx_ollama.errors import (
     NoEmbeddings,
 )
 from mlx_ollama.gojson import Written
+from mlx_ollama.library import Library
 from mlx_ollama.models.describe import details_of, embeds
 from mlx_ollama.models.names import Reference, Source
 from mlx_ollama.models.store import StoredModel
@@ -19,7 +20,6 @@ from mlx_ollama.options import Options
 from mlx_ollama.pool import Lease, Pool
 from mlx_ollama.types import Embed, Embeddings, Usage
 
-Find = Callable[[Reference], StoredModel | None]
 ContextOf = Callable[[Options, Lease, StoredModel], int]
 
 MOST_NUMBERS = 1 << 25
@@ -27,10 +27,10 @@ MOST_NUMBERS = 1 << 25
 
 
 class EmbeddingService:
-    """Embeds with the models of a store; `find` looks one up, `context_of` says how many tokens a text may have."""
+    """Embeds with the models of a library; `context_of` says how many tokens a text may have."""
 
-    def __init__(self, find: Find, pool: Pool, context_of: ContextOf) -> None:
-        self._find = find
+    def __init__(self, library: Library, pool: Pool, context_of: ContextOf) -> None:
+        self._library = library
         self._pool = pool
         self._context_of = context_of
 
@@ -62,10 +62,12 @@ class EmbeddingService:
         reference = Reference.parse(call.model)
         if reference.source is Source.CLOUD:
             raise CloudDisabled
-        model = self._find(reference)
+        model = self._library.find(reference.name)
         # The old endpoint takes a name as it is spelt (wire-spec 7.4).
         if model is None or (call.legacy and model.name.parts != reference.name.parts):
             raise ModelNotFound(f'model "{call.model}" not found, try pulling it first')
+        if model.remote_host:
+            raise CloudDisabled
         return model
 
     def _check_size(self, call: Embed, inputs: tuple[str, ...], model: StoredModel) -> None:

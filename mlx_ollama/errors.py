@@ -6,11 +6,13 @@ MlxOllamaError
 │   ├── Unsupported       this model cannot do that
 │   └── PromptTooLong     and it was not to be cut
 ├── ModelNotFound
+│   └── ModelMissing      in the reference's usual words
 ├── NoEmbeddings          the model generates text, and vectors were asked for
 ├── TooLarge              a body over the limit
 ├── TooSlow               a body that stopped arriving
 ├── InvalidOption         an option of the wrong type (the reference calls that its own fault)
 ├── TemplateFailed        a prompt template that does not parse or run
+├── JobFailed             a model could not be created, fetched or sent
 ├── ShuttingDown
 └── WorkerError
     ├── LoadFailed        the model could not be loaded
@@ -58,11 +60,18 @@ class ModelNotFound(MlxOllamaError):
     """No such model in the store. The text differs per endpoint (wire-spec 7.6), so the caller words it."""
 
 
-class CloudDisabled(MlxOllamaError):
-    """The name is one of Ollama's cloud; the text is the reference's when its cloud is off (wire-spec 3.2)."""
+class ModelMissing(ModelNotFound):
+    """`model 'x' not found`, with the name as the endpoint words it (wire-spec 7.6)."""
 
-    def __init__(self) -> None:
-        super().__init__("ollama cloud is disabled: remote model is unavailable")
+    def __init__(self, name: str) -> None:
+        super().__init__(f"model '{name}' not found")
+
+
+class CloudDisabled(MlxOllamaError):
+    """The model is one of Ollama's cloud; the text is the reference's when its cloud is off (wire-spec 3.2)."""
+
+    def __init__(self, what: str = "remote model is unavailable") -> None:
+        super().__init__(f"ollama cloud is disabled: {what}")
 
 
 class NoEmbeddings(MlxOllamaError):
@@ -89,6 +98,10 @@ class InvalidOption(MlxOllamaError):
 
 class TemplateFailed(MlxOllamaError):
     """A template does not parse or cannot be executed; the text is the interpreter's."""
+
+
+class JobFailed(MlxOllamaError):
+    """Creating, fetching or sending a model failed, and the request is not to blame."""
 
 
 class ShuttingDown(MlxOllamaError):

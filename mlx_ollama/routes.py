@@ -18,6 +18,7 @@ from mlx_ollama.dialects import ollama, openai_models
 from mlx_ollama.dialects.answers import NDJSON, REFUSAL_JSON, Answers, Door
 from mlx_ollama.doors import DOORS
 from mlx_ollama.errors import MlxOllamaError
+from mlx_ollama.library import Library
 from mlx_ollama.service import Events, Service
 from mlx_ollama.types import Chat, Embed, Event, Leased, Show
 
@@ -196,8 +197,8 @@ async def _next(events: Events) -> Event:
     return event
 
 
-def resources(service: Service, keep_alive: StreamKeepAlive) -> dict[str, Resource]:
-    """Every path of the server."""
+def resources(service: Service, library: Library, keep_alive: StreamKeepAlive) -> dict[str, Resource]:
+    """Every path but those of the store."""
 
     async def root(request: Request) -> Response:
         return Response("Ollama is running", headers={"content-type": "text/plain; charset=utf-8"})
@@ -206,23 +207,23 @@ def resources(service: Service, keep_alive: StreamKeepAlive) -> dict[str, Resour
         return JsonResponse(b'{"version":"%s"}' % COMPATIBLE_VERSION.encode())
 
     async def tags(request: Request) -> Response:
-        return JsonResponse(ollama.encode_tags(await asyncio.to_thread(service.list)))
+        return JsonResponse(ollama.encode_tags(await asyncio.to_thread(library.list)))
 
     async def ps(request: Request) -> Response:
         return JsonResponse(ollama.encode_ps(service.loaded()))
 
     async def show(request: Request) -> Response:
-        return JsonResponse(ollama.encode_show(await asyncio.to_thread(service.show, request.state.call)))
+        return JsonResponse(ollama.encode_show(await asyncio.to_thread(library.show, request.state.call)))
 
     async def models(request: Request) -> Response:
-        listed = await asyncio.to_thread(service.list)
+        listed = await asyncio.to_thread(library.list)
         return JsonResponse(openai_models.encode_models(listed), openai_models.HEADERS)
 
     async def model(request: Request) -> Response:
         name = request.path_params["model"]
         # Its path is the call of this request; from here on it is being checked.
         request.state.call = Show(model=name)
-        shown = await asyncio.to_thread(service.show, request.state.call)
+        shown = await asyncio.to_thread(library.show, request.state.call)
         return JsonResponse(openai_models.encode_model(name, shown), openai_models.HEADERS)
 
     return {

@@ -1,4 +1,4 @@
-"""The use cases: chat, complete, list, show … No HTTP and no JSON: calls in, events or facts out."""
+"""The use cases that need an engine: chat, complete, embed. No HTTP and no JSON: calls in, events out."""
 
 import itertools
 import random
@@ -14,18 +14,15 @@ from mlx_ollama.embeddings import EmbeddingService
 from mlx_ollama.errors import (
     CloudDisabled,
     InvalidRequest,
-    LoadFailed,
-    ModelNotFound,
+    ModelMissing,
     Unsupported,
-    WorkerError,
 )
 from mlx_ollama.formats import schema_of
+from mlx_ollama.library import Library
 from mlx_ollama.models.capabilities import capabilities, family, uses_harmony
 from mlx_ollama.models.describe import details_of
-from mlx_ollama.models.directory import NotAModel, inspect, jinja_template
-from mlx_ollama.models.modelfile import DEFAULT_TEMPLATE, modelfile_text, parameters_text
 from mlx_ollama.models.names import Reference, Source
-from mlx_ollama.models.store import Store, StoredModel, StoreError
+from mlx_ollama.models.store import StoredModel
 from mlx_ollama.options import Options
 from mlx_ollama.pool import Lease, Pool
 from mlx_ollama.protocol import Prompt, Sampling
@@ -39,11 +36,8 @@ from mlx_ollama.types import (
     Event,
     Generation,
     Leased,
-    ListedModel,
     LoadedModel,
     Message,
-    Show,
-    ShownModel,
     ToolCall,
 )
 
@@ -58,28 +52,20 @@ MOST_STOPS = 256
 LONGEST_STOP = 1024
 """Characters. Each is looked for after every token, and its beginnings at the end of the text."""
 
-_COPILOT = "GitHubCopilotChat/"
 _ID_ALPHABET = string.ascii_lowercase + string.digits
 _ID_LENGTH = 8
 _PULL_AGAIN = ". Pull the model again to get the latest version with full thinking support"
 _random = random.SystemRandom()
 
 
-class ModelMissing(ModelNotFound):
-    """`model 'x' not found`, with the name as the endpoint words it (wire-spec 7.6)."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"model '{name}' not found")
-
-
 class Service:
     """What this server can do. `default_context` is the operator's choice of tokens, 0 for one by memory."""
 
-    def __init__(self, store: Store, pool: Pool, *, default_context: int) -> None:
-        self._store = store
+    def __init__(self, library: Library, pool: Pool, *, default_context: int) -> None:
+        self._library = library
         self._pool = pool
         self._default_context = default_context
-        self.embed = EmbeddingService(self._stored, pool, self._context).embed
+        self.embed = EmbeddingService(library, pool, self._context).embed
 
     def chat(self, call: Chat) -> Events:
         """Answer a conversation. The checks come first, in the order of wire-spec 4.2.
@@ -119,20 +105,6 @@ class Service:
         options = Options.merge(model.parameters, call.options)
         return self._generate(call, model, options, self._completion_prompt(call, model) if call.prompt else None)
 
-    def list(self) -> Sequence[ListedModel]:
-        """Every model of the store, newest first."""
-        return [
-            ListedModel(
-                name=model.name.display,
-                modified=model.modified,
-                size=model.size,
-                digest=model.digest,
-                details=details_of(model),
-                capabilities=self._capabilities(model),
-            )
-            for model in self._store.models()
-        ]
-
     def loaded(self) -> Sequence[LoadedModel]:
         """Every model in memory, the latest to expire first."""
         now, wall = time.monotonic(), gotime.now()
@@ -150,63 +122,16 @@ class Service:
             if resident.ready is not None
         ]
 
-    def show(self, call: Show) -> ShownModel:
-        """Describe a model.
-
-        Raises:
-            InvalidRequest, ModelNotFound: for the name.
-        """
-        if not call.model:
-            raise InvalidRequest("model is required")
-        reference = Reference.parse(call.model)
-        model = self._stored(reference)
-        if model is None or reference.source is Source.CLOUD:
-            raise ModelMissing(reference.name.display)
-        try:
-            directory = inspect(model.directory)
-        except NotAModel as error:
-            raise LoadFailed(str(error)) from error
-        template = model.template or jinja_template(model.directory) or DEFAULT_TEMPLATE
-        system = call.system or model.system
-        info = directory.model_info
-        if call.user_agent.startswith(_COPILOT):
-            info = dict(sorted({**info, "general.basename": call.model}.items()))
-        return ShownModel(
-            license="\n".join(model.licenses),
-            modelfile=modelfile_text(
-                model.name,
-                str(model.directory),
-                template=template,
-                system=system,
-                parameters={**model.parameters, **call.options},
-                licenses=model.licenses,
-                messages=model.messages,
-            ),
-            parameters=parameters_text(model.parameters),
-            template=template,
-            system=system,
-            details=replace(details_of(model), context_length=0, embedding_length=0),
-            messages=model.messages,
-            model_info=info,
-            tensors=directory.listed_tensors if directory.gguf or call.verbose else [],
-            capabilities=self._capabilities(model),
-            modified=model.modified,
-        )
-
     def _find(self, call: Generation) -> StoredModel:
         reference = Reference.parse(call.model)
         if reference.source is Source.CLOUD:
             raise CloudDisabled
-        model = self._stored(reference)
+        model = self._library.find(reference.name)
         if model is None:
             raise ModelMissing(call.model)
+        if model.remote_host:
+            raise CloudDisabled
         return model
-
-    def _stored(self, reference: Reference) -> StoredModel | None:
-        try:
-            return self._store.find(reference.name)
-        except StoreError as error:
-            raise WorkerError(str(error)) from error
 
     def _check_chat(self, call: Chat, model: StoredModel) -> None:
         capabilities = self._capabilities(model)

@@ -115,6 +115,72 @@ class Show(Call):
     user_agent: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Create(Call):
+    """Make a model (wire-spec 6.4).
+
+    It is made of the model `source`, or of `files`: digests of blobs by file name, None where none were named. What is
+    empty, or None, is taken over from `source`. `license` and `info` are as they came: they are checked when it is
+    their turn. `quantize` names a form that the weights are brought into.
+    """
+
+    stream: bool = True
+    source: str = ""
+    files: Mapping[str, str] | None = None
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    draft_files: Mapping[str, str] = field(default_factory=dict)
+    draft_quantize: str = ""
+    template: str = ""
+    system: str = ""
+    license: Any = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    messages: Sequence[Message] = ()
+    quantize: str = ""
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+    remote_host: str = ""
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy(Call):
+    """Give `model` a second name (wire-spec 6.5)."""
+
+    destination: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delete(Call):
+    """Take a model away (wire-spec 6.6)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pull(Call):
+    """Fetch a model from a registry (wire-spec 6.2)."""
+
+    stream: bool = True
+    insecure: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push(Call):
+    """Bring a model to a registry (wire-spec 6.3)."""
+
+    stream: bool = True
+    insecure: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is (wire-spec 6.1): `completed` of `total` bytes of `digest`, where that means something."""
+
+    status: str
+    digest: str = ""
+    total: int = 0
+    completed: int = 0
+
+
 @dataclass(frozen=True)
 class Usage:
     """Counts of tokens and measured durations in nanoseconds (wire-spec 2.2).
@@ -241,6 +307,8 @@ class ListedModel:
     digest: str
     details: Details
     capabilities: tuple[str, ...]
+    remote_model: str = ""
+    remote_host: str = ""
 
 
 @dataclass(frozen=True)
@@ -271,3 +339,4 @@ class ShownModel:
     tensors: Sequence[Mapping[str, Any]]
     capabilities: tuple[str, ...]
     modified: int
+    requires: str = ""

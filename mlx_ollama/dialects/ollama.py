@@ -46,7 +46,7 @@ def _lowered(value: Any, where: str) -> str:
 
 _FUNCTION = Struct("ToolCallFunction", {"index": integer, "name": string, "arguments": _arguments})
 _TOOL_CALL = Struct("ToolCall", {"id": string, "function": object_of(_FUNCTION, "api.ToolCallFunction")})
-_MESSAGE = Struct(
+MESSAGE = Struct(
     "Message",
     {
         "role": _lowered,
@@ -88,7 +88,7 @@ _CHAT = Struct(
     "ChatRequest",
     {
         **_GENERATION,
-        "messages": array_of(object_of(_MESSAGE, "api.Message"), "[]api.Message", zero={}),
+        "messages": array_of(object_of(MESSAGE, "api.Message"), "[]api.Message", zero={}),
         "tools": array_of(mapping, "api.Tools", zero={}),
     },
 )
@@ -113,7 +113,7 @@ def decode_generate(body: bytes, headers: Mapping[str, str]) -> Completion:
 def decode_chat(body: bytes, headers: Mapping[str, str]) -> Chat:
     """`POST /api/chat` (wire-spec 4.1)."""
     members = _call_members(_CHAT.read(body))
-    members["messages"] = tuple(_message(message) for message in members.get("messages", ()))
+    members["messages"] = tuple(message_of(message) for message in members.get("messages", ()))
     return Chat(**members)
 
 
@@ -159,6 +159,7 @@ def encode_show(shown: ShownModel) -> bytes:
         "tensors": list(shown.tensors),
         "capabilities": list(shown.capabilities),
         "modified_at": gotime.local(shown.modified),
+        "requires": shown.requires,
     }
     always = ("details", "model_info", "modified_at")
     return gojson.dumps({key: value for key, value in members.items() if value or key in always})
@@ -172,7 +173,8 @@ def _call_members(members: dict[str, Any]) -> dict[str, Any]:
     return members
 
 
-def _message(members: Mapping[str, Any]) -> Message:
+def message_of(members: Mapping[str, Any]) -> Message:
+    """A turn of a conversation from its decoded members."""
     calls = tuple(_tool_call(call) for call in members.get("tool_calls", ()))
     rest = {key: value for key, value in members.items() if key not in ("role", "content", "tool_calls")}
     return Message(members.get("role", ""), members.get("content", ""), tool_calls=calls, **rest)
@@ -189,6 +191,7 @@ def _listed(model: ListedModel) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "name": model.name,
         "model": model.name,
+        **({"remote_model": model.remote_model, "remote_host": model.remote_host} if model.remote_host else {}),
         "modified_at": gotime.local(model.modified),
         "size": model.size,
         "digest": model.digest,

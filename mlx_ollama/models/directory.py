@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from mlx_ollama.models.embedder import Embedder
+from mlx_ollama.models.gguf_header import NotGguf, summary_of
 from mlx_ollama.types import Details
 
 GGUF_HEADER_FILE = "gguf.json"
@@ -60,6 +61,18 @@ class ModelDirectory:
         weight_bytes = sum(file.stat().st_size for file in files)
         return cls(path, config, tensors, weight_bytes, _json(gguf) if gguf.is_file() else None)
 
+    @classmethod
+    def of_gguf(cls, path: Path, directory: Path, *, arrays: bool = False) -> "ModelDirectory":
+        """The directory that a GGUF file is or will be turned into, told by the file's header alone.
+
+        Raises:
+            NotAModel: if the file cannot be read.
+        """
+        try:
+            return cls(directory, {}, (), path.stat().st_size, summary_of(path, arrays=arrays))
+        except (NotGguf, OSError) as error:
+            raise NotAModel(f"{path} cannot be read: {error}") from error
+
     @property
     def family(self) -> str:
         if self.gguf:
@@ -75,7 +88,7 @@ class ModelDirectory:
             parameter_size=human_count(self.parameter_count),
             quantization_level=str(self.gguf["file_type"]) if self.gguf else self._quantization,
             context_length=self.context_length,
-            embedding_length=self._number("hidden_size", "dim"),
+            embedding_length=self._number("hidden_size", "dim") or self._gguf_number("embedding_length"),
         )
 
     @cached_property
@@ -86,7 +99,7 @@ class ModelDirectory:
     @property
     def context_length(self) -> int:
         """Tokens that the model was trained to see; 0 if it does not say."""
-        return self._number("max_position_embeddings")
+        return self._number("max_position_embeddings") or self._gguf_number("context_length")
 
     @cached_property
     def parameter_count(self) -> int:
@@ -153,6 +166,10 @@ class ModelDirectory:
         own = self._quantization_config.get(layer)
         bits = (own if isinstance(own, Mapping) else self._quantization_config).get("bits", 4)
         return prod(tensor.shape) * _PACKED_BITS // int(bits)
+
+    def _gguf_number(self, key: str) -> int:
+        found = self.gguf["metadata"].get(f"{self.family}.{key}") if self.gguf else None
+        return found if isinstance(found, int) else 0
 
     def _number(self, *keys: str) -> int:
         """A number of the configuration by the first of its names that is there; 0 if none is."""

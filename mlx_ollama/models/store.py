@@ -2,33 +2,44 @@
 
     models/manifests/<host>/<namespace>/<model>/<tag>     what a name stands for
     models/blobs/sha256-<hex>                             its config, template, parameters …
+    converted/<key>                                       MLX directories made of GGUF files and of uploaded parts
 
-Weights are not copied in: a layer of our own media type says in which MLX model directory they lie.
+Weights that lie on this machine as an MLX directory are not copied in: a layer of our own media type says where.
 """
 
 import hashlib
-import os
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from mlx_ollama.models.blobs import Blobs
+from mlx_ollama.models.config import in_order
+from mlx_ollama.models.files import locked, replace, sweep
+from mlx_ollama.models.manifest import (
+    CONFIG_TYPE,
+    DIRECTORY_TYPE,
+    LICENSE_TYPE,
+    MESSAGES_TYPE,
+    PARAMS_TYPE,
+    SYSTEM_TYPE,
+    TEMPLATE_TYPE,
+    Layer,
+    Manifest,
+    to_file,
+)
 from mlx_ollama.models.names import ModelName
+from mlx_ollama.models.weights import Weights, is_weights
 from mlx_ollama.types import Message
 
-MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
-CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
-DIRECTORY_TYPE = "application/vnd.mlx-ollama.image.directory"
-_OLLAMA_TYPE = "application/vnd.ollama.image."
-TEMPLATE_TYPE = _OLLAMA_TYPE + "template"
-SYSTEM_TYPE = _OLLAMA_TYPE + "system"
-PARAMS_TYPE = _OLLAMA_TYPE + "params"
-MESSAGES_TYPE = _OLLAMA_TYPE + "messages"
-LICENSE_TYPE = _OLLAMA_TYPE + "license"
+QUANTIZE = "quantize"
+"""The member of a configuration that names the form which weights are brought into; ours."""
+
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
 
 
 class StoreError(Exception):
@@ -36,41 +47,19 @@ class StoreError(Exception):
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A blob that a manifest refers to; `size` in bytes."""
-
-    media_type: str
-    digest: str
-    size: int
-
-    def as_json(self) -> dict[str, Any]:
-        return {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a new model is made of, before it is written. `config` is the object that Ollama keeps beside the layers."""
-
-    directory: Path
-    weight_bytes: int
-    config: Mapping[str, Any]
-    template: str = ""
-    system: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    messages: Sequence[Message] = ()
-    licenses: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
 class StoredModel:
-    """A model as the store has it. `digest` is the manifest's, without prefix; `modified` is in nanoseconds."""
+    """A model as the store has it.
+
+    `digest` is the manifest's, without prefix; `modified` is in nanoseconds; `weights` is None for a model that lives
+    on another server.
+    """
 
     name: ModelName
     digest: str
     modified: int
     size: int
-    directory: Path
-    weights_digest: str
+    weights: Weights | None
+    layers: tuple[Layer, ...]
     config: Mapping[str, Any]
     template: str
     system: str
@@ -78,12 +67,62 @@ class StoredModel:
     messages: tuple[Message, ...]
     licenses: tuple[str, ...]
 
+    @property
+    def directory(self) -> Path:
+        """The MLX directory that a worker loads; nowhere for a model that lives elsewhere."""
+        return self.weights.directory if self.weights else Path("/nowhere")
+
+    @property
+    def weights_digest(self) -> str:
+        """Models of one digest share a worker."""
+        return self.weights.key if self.weights else ""
+
+    @property
+    def parent(self) -> str:
+        """The model that this one was made from, as it is displayed; empty for one made of files."""
+        return next((layer.parent for layer in self.layers if is_weights(layer)), "")
+
+    @property
+    def remote_host(self) -> str:
+        """The server on which the model lives; empty for one that is here."""
+        return str(self.config.get("remote_host", ""))
+
+
+@dataclass(frozen=True)
+class Content:
+    """A layer that is to be written."""
+
+    media_type: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a model is made of: the object that Ollama keeps beside the layers, and these, there already or new."""
+
+    config: Mapping[str, Any]
+    parts: Sequence[Layer | Content]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A model as it was written, and each of its layers with whether it was new."""
+
+    model: StoredModel
+    layers: tuple[tuple[Layer, bool], ...]
+
 
 class Store:
-    """Reads and writes `root` (the `models` folder). Several processes may use one store at once."""
+    """Reads and writes `root` (the `models` folder). Several processes may use one store at once.
 
-    def __init__(self, root: Path) -> None:
+    `converted` is where MLX directories are made; beside the root unless it is given.
+    """
+
+    def __init__(self, root: Path, converted: Path | None = None) -> None:
+        self._manifests = root / "manifests"
         self._root = root
+        self.blobs = Blobs(root / "blobs")
+        self.converted = converted or root.parent / "converted"
         self._cache: dict[Path, tuple[tuple[int, int, int], StoredModel]] = {}
 
     def names(self) -> Iterator[ModelName]:
@@ -103,70 +142,132 @@ class Store:
                 continue
         return sorted(found, key=lambda model: model.modified // 1_000_000_000, reverse=True)
 
+    def stored_name(self, name: ModelName) -> ModelName | None:
+        """The spelling under which a model is stored, which may be in another case (wire-spec 7.4)."""
+        if self.manifest_path(name).is_file():
+            return name
+        return next((other for other in self.names() if other.matches(name)), None)
+
     def find(self, name: ModelName) -> StoredModel | None:
         """The model of that name, in whatever case it is stored (wire-spec 7.4).
 
         Raises:
             StoreError: if its manifest or blobs cannot be read.
         """
-        stored = next((other for other in self.names() if other.matches(name)), None)
+        stored = self.stored_name(name)
         return self._read(stored) if stored else None
 
-    def write(self, name: ModelName, recipe: Recipe) -> StoredModel:
-        """Make or replace a model; it appears only when every blob is on disk.
+    def write(self, name: ModelName, recipe: Recipe) -> Written:
+        """Make or replace a model; it appears with everything that it consists of, or not at all.
 
         Raises:
-            StoreError: for want of room or rights.
+            StoreError: for want of room or rights, or if a layer that it builds on is gone.
         """
-        name = next((other for other in self.names() if other.matches(name)), name)
+        name = self.stored_name(name) or name
+        former = self._manifest(name)
         try:
-            layers = [layer.as_json() for layer in self._layers(recipe)]
-            config = self._put(CONFIG_TYPE, orjson.dumps(recipe.config))
-            manifest = {
-                "schemaVersion": 2,
-                "mediaType": MANIFEST_TYPE,
-                "config": config.as_json(),
-                "layers": layers,
-            }
-            _replace(self._path(name), orjson.dumps(manifest))
+            with self._keeping():
+                layers = [self._kept(part) for part in recipe.parts]
+                config, _ = self._put(Content(CONFIG_TYPE, to_file(in_order(recipe.config))))
+                manifest = Manifest(config, tuple(layer for layer, _ in layers))
+                replace(self.manifest_path(name), manifest.dump())
         except OSError as error:
             raise StoreError(f"cannot write {name.display} into {self._root}: {error}") from error
-        return self._read(name)
+        model = self._read(name)
+        self._remove_unused(former)
+        return Written(model, tuple(layers))
 
-    @cached_property
-    def _manifests(self) -> Path:
-        return self._root / "manifests"
+    def copy(self, source: ModelName, destination: ModelName) -> None:
+        """Give a model a second name; both are independent from then on.
 
-    def _path(self, name: ModelName) -> Path:
+        Raises:
+            StoreError: for want of room or rights, or if the source is gone.
+        """
+        destination = self.stored_name(destination) or destination
+        former = self._manifest(destination)
+        try:
+            with self._keeping():
+                replace(self.manifest_path(destination), self.manifest_path(source).read_bytes())
+        except OSError as error:
+            raise StoreError(f"cannot copy {source.display} to {destination.display}: {error}") from error
+        self._remove_unused(former)
+
+    def delete(self, name: ModelName) -> None:
+        """Take a model away, with every blob that no other model refers to.
+
+        Raises:
+            StoreError: for want of rights, or if it is gone already.
+        """
+        former, path = self._manifest(name), self.manifest_path(name)
+        try:
+            path.unlink()
+        except OSError as error:
+            raise StoreError(f"cannot remove {name.display}: {error}") from error
+        for folder in list(path.parents)[:3]:
+            # Not empty as long as there are other tags, models or namespaces.
+            with suppress(OSError):
+                folder.rmdir()
+        self._remove_unused(former)
+
+    def sweep(self) -> None:
+        """Remove what writers that died have left half done."""
+        self.blobs.sweep()
+        for folder in {self.manifest_path(name).parent for name in self.names()}:
+            sweep(folder)
+
+    def _keeping(self) -> AbstractContextManager[None]:
+        """A time in which no blob is removed: from the first layer of a model to its manifest."""
+        return locked(self._root / ".lock", shared=True)
+
+    def _kept(self, part: "Layer | Content") -> tuple[Layer, bool]:
+        if isinstance(part, Content):
+            return self._put(part)
+        if not self.blobs.has(part.digest):
+            raise StoreError(f"{part.digest} is not in the store any more")
+        return part, False
+
+    def _put(self, content: Content) -> tuple[Layer, bool]:
+        digest, is_new = self.blobs.put(content.content)
+        return Layer(content.media_type, digest, len(content.content)), is_new
+
+    def _manifest(self, name: ModelName) -> Manifest | None:
+        try:
+            return Manifest.parse(self.manifest_path(name).read_bytes())
+        except (OSError, *_MALFORMED):
+            return None
+
+    def _remove_unused(self, former: Manifest | None) -> None:
+        """Remove the blobs of a manifest that is gone, and the directory made of them, if nobody else has them."""
+        if former is None:
+            return
+        with locked(self._root / ".lock"):
+            others = [self._manifest(name) for name in self.names()]
+            if None in others:
+                # What cannot be read may need anything: nothing is removed.
+                return
+            used = frozenset[str]().union(*(other.digests for other in others if other))
+            unused = former.digests - used
+            made = self._made_of(former)
+            if made is not None and made not in {self._made_of(other) for other in others if other}:
+                shutil.rmtree(made, ignore_errors=True)
+            for digest in unused:
+                self.blobs.remove(digest)
+
+    def _made_of(self, manifest: Manifest) -> Path | None:
+        """The directory in our own folder that holds its weights; None for weights that lie elsewhere."""
+        try:
+            config = orjson.loads(self.blobs.read(manifest.config.digest))
+            weights, _ = self._weights(manifest, str(config.get(QUANTIZE, "")))
+        except (OSError, *_MALFORMED):
+            return None
+        return weights.directory if weights and weights.directory.parent == self.converted else None
+
+    def manifest_path(self, name: ModelName) -> Path:
+        """Where the manifest of a name is, or would be."""
         return self._manifests.joinpath(*name.parts)
 
-    def _blob(self, digest: str) -> Path:
-        return self._root / "blobs" / digest.replace(":", "-")
-
-    def _layers(self, recipe: Recipe) -> Iterator[Layer]:
-        reference = {"path": str(recipe.directory), "size": recipe.weight_bytes}
-        yield self._put(DIRECTORY_TYPE, orjson.dumps(reference))
-        if recipe.template:
-            yield self._put(TEMPLATE_TYPE, recipe.template.encode())
-        if recipe.system:
-            yield self._put(SYSTEM_TYPE, recipe.system.encode())
-        for text in recipe.licenses:
-            yield self._put(LICENSE_TYPE, text.encode())
-        if recipe.parameters:
-            yield self._put(PARAMS_TYPE, orjson.dumps(recipe.parameters))
-        if recipe.messages:
-            turns = [{"role": message.role, "content": message.content} for message in recipe.messages]
-            yield self._put(MESSAGES_TYPE, orjson.dumps(turns))
-
-    def _put(self, media_type: str, content: bytes) -> Layer:
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        path = self._blob(digest)
-        if not path.is_file():
-            _replace(path, content)
-        return Layer(media_type, digest, len(content))
-
     def _read(self, name: ModelName) -> StoredModel:
-        path = self._path(name)
+        path = self.manifest_path(name)
         try:
             status = path.stat()
             stamp = status.st_mtime_ns, status.st_ino, status.st_size
@@ -174,48 +275,36 @@ class Store:
             if cached is None or cached[0] != stamp:
                 self._cache[path] = cached = stamp, self._parse(name, path.read_bytes(), status.st_mtime_ns)
             return cached[1]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, *_MALFORMED) as error:
             raise StoreError(f"cannot read {name.display} from {self._root}: {error}") from error
 
-    def _parse(self, name: ModelName, manifest: bytes, modified: int) -> StoredModel:
-        members = orjson.loads(manifest)
-        layers = [Layer(layer["mediaType"], layer["digest"], layer["size"]) for layer in members["layers"]]
-        directory = next(layer for layer in layers if layer.media_type == DIRECTORY_TYPE)
-        reference = orjson.loads(self._content(directory))
-
-        def texts(media_type: str) -> tuple[str, ...]:
-            return tuple(self._content(layer).decode() for layer in layers if layer.media_type == media_type)
-
-        turns = [turn for text in texts(MESSAGES_TYPE) for turn in orjson.loads(text)]
+    def _parse(self, name: ModelName, text: bytes, modified: int) -> StoredModel:
+        manifest = Manifest.parse(text)
+        config = orjson.loads(self.blobs.read(manifest.config.digest))
+        weights, elsewhere = self._weights(manifest, str(config.get(QUANTIZE, "")))
+        turns = [turn for content in self._contents(manifest, MESSAGES_TYPE) for turn in orjson.loads(content)]
+        params = [orjson.loads(content) for content in self._contents(manifest, PARAMS_TYPE)]
         return StoredModel(
             name=name,
-            digest=hashlib.sha256(manifest).hexdigest(),
+            digest=hashlib.sha256(text).hexdigest(),
             modified=modified,
-            size=sum(layer.size for layer in layers) + members["config"]["size"] + reference["size"],
-            directory=Path(reference["path"]),
-            weights_digest=directory.digest,
-            config=orjson.loads(self._blob(members["config"]["digest"]).read_bytes()),
-            template="".join(texts(TEMPLATE_TYPE)[-1:]),
-            system="".join(texts(SYSTEM_TYPE)[-1:]),
-            parameters={key: value for text in texts(PARAMS_TYPE) for key, value in orjson.loads(text).items()},
+            size=manifest.size + elsewhere,
+            weights=weights,
+            layers=manifest.layers,
+            config=config,
+            template=b"".join(self._contents(manifest, TEMPLATE_TYPE)[-1:]).decode(),
+            system=b"".join(self._contents(manifest, SYSTEM_TYPE)[-1:]).decode(),
+            parameters={key: value for members in params for key, value in members.items()},
             messages=tuple(Message(turn["role"], turn["content"]) for turn in turns),
-            licenses=texts(LICENSE_TYPE),
+            licenses=tuple(content.decode() for content in self._contents(manifest, LICENSE_TYPE)),
         )
 
-    def _content(self, layer: Layer) -> bytes:
-        return self._blob(layer.digest).read_bytes()
+    def _weights(self, manifest: Manifest, quantize: str) -> tuple[Weights | None, int]:
+        """The weights, and how many bytes of them lie outside the store."""
+        for layer in manifest.of_type(DIRECTORY_TYPE):
+            reference = orjson.loads(self.blobs.read(layer.digest))
+            return Weights.at(Path(reference["path"]), layer.digest), int(reference["size"])
+        return Weights.of(manifest, quantize, self.blobs, self.converted), 0
 
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    def _contents(self, manifest: Manifest, media_type: str) -> list[bytes]:
+        return [self.blobs.read(layer.digest) for layer in manifest.of_type(media_type)]

@@ -18,8 +18,8 @@ LARGE_BODY_BYTES = 1 << 16
 class Decode:
     """From here on every policy knows the model and the kind of work, and nobody parses JSON again.
 
-    `decoders` are by path; other paths pass untouched. `max_body` is in bytes, `timeout` in seconds: the time that a
-    body may be in silence between two pieces.
+    `decoders` are by method and path; other requests pass untouched. `max_body` is in bytes, `timeout` in seconds: the
+    time that a body may be in silence between two pieces.
 
     Raises:
         InvalidRequest: in the words of the dialect.
@@ -27,15 +27,17 @@ class Decode:
         TooSlow: for a body that stops arriving.
     """
 
-    def __init__(self, app: ASGIApp, *, decoders: Mapping[str, Decoder], max_body: int, timeout: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, decoders: Mapping[tuple[str, str], Decoder], max_body: int, timeout: float
+    ) -> None:
         self.app = app
         self._decoders = decoders
         self._max_body = max_body
         self._timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        decoder = self._decoders.get(scope["path"]) if scope["type"] == "http" else None
-        if decoder is None or scope["method"] != "POST":
+        decoder = self._decoders.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if decoder is None:
             await self.app(scope, receive, send)
             return
         body = await self._body(receive)

@@ -12,14 +12,17 @@ class CancelOnDisconnect:
     """Cancels everything inside when the client closes.
 
     A server tells of a disconnect once, and only to whoever reads: for requests whose body has been decoded this is the
-    one reader, and nothing inside reads any more. The others are short work, and their bodies are of no interest.
+    one reader, and nothing inside reads any more. The others are short work, and their bodies are of no interest, but
+    for POSTs to paths that begin with `uploads`, which read for themselves.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, uploads: str) -> None:
         self.app = app
+        self._uploads = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        is_upload = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(self._uploads)
+        if scope["type"] != "http" or is_upload:
             await self.app(scope, receive, send)
             return
         if "call" not in scope.get("state", {}):

@@ -19,6 +19,7 @@ STATUS: dict[type[errors.MlxOllamaError], int] = {
     errors.InvalidOption: 500,
     errors.TemplateFailed: 500,
     errors.CloudDisabled: 403,
+    errors.JobFailed: 500,
     errors.ShuttingDown: 503,
     errors.WorkerError: 500,
 }

@@ -1,36 +1,28 @@
 """Turn a llama-family GGUF file into an MLX model directory: `python -m mlx_ollama.worker.convert SRC.gguf DEST`.
 
-Standard output carries one JSON object a line: {"status", "completed", "total"} in bytes of the GGUF file, with the
-statuses reading, converting, writing and success, or at last {"error"} and the exit status 1.
+It tells of bytes of the GGUF file (`reports.py`), with the statuses reading, converting, writing and success.
 """
 
-import errno
 import fcntl
 import glob
 import hashlib
-import json
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from mlx_ollama.worker.gguf_config import check_architecture, model_config
 from mlx_ollama.worker.gguf_file import ConversionError, GgufFile, read_gguf
 from mlx_ollama.worker.gguf_tokenizer import build_tokenizer, tokenizer_config
 from mlx_ollama.worker.gguf_weights import Weight, converted_arrays, plan_weights, quantised_bits
+from mlx_ollama.worker.reports import Report, fail, reporting
 from mlx_ollama.worker.shards import ArraySpec, plan_shards, write_json, write_shards, write_text
-
-Report = Callable[[str, int, int], None]
 
 _READ_BYTES = 16 << 20
 # what the tokenizer and the other small files take, generously
 _SMALL_FILES_BYTES = 64 << 20
-_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def convert(source: Path, destination: Path, report: Report) -> None:
@@ -138,37 +130,9 @@ def _directory_to_disk(directory: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 2:  # noqa: PLR2004
-        return _fail("usage: python -m mlx_ollama.worker.convert SRC.gguf DEST")
-    signal.signal(signal.SIGTERM, _stop)
+        return fail("usage: python -m mlx_ollama.worker.convert SRC.gguf DEST")
     source, destination = map(Path, arguments)
-    try:
-        convert(source, destination, _print_progress)
-    except ConversionError as error:
-        return _fail(str(error))
-    except BrokenPipeError:  # whoever asked is gone, and with them the line an error could be written to
-        return 1
-    except OSError as error:
-        return _fail("no room on disk" if error.errno in _FULL_DISK else str(error))
-    return 0
-
-
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    """An exception, so that the partial directory is removed on the way out."""
-    raise SystemExit(128 + signal.SIGTERM)
-
-
-def _print_progress(status: str, completed: int, total: int) -> None:
-    _print({"status": status, "completed": completed, "total": total})
-
-
-def _fail(reason: str) -> int:
-    _print({"error": reason})
-    return 1
-
-
-def _print(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
+    return reporting(lambda report: convert(source, destination, report))
 
 
 if __name__ == "__main__":

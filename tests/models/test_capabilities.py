@@ -9,6 +9,7 @@ import pytest
 from mlx_ollama.models.capabilities import capabilities, family, uses_harmony
 from mlx_ollama.models.names import Reference
 from mlx_ollama.models.store import StoredModel
+from mlx_ollama.models.weights import Weights
 from tests.gotemplate.test_prompt import TOOLTHINK
 
 Stored = Callable[..., StoredModel]
@@ -28,7 +29,7 @@ def stored(tmp_path: Path) -> Stored:
         if jinja:
             (tmp_path / "chat_template.jinja").write_text(jinja)
         name = Reference.parse("m").name
-        return StoredModel(name, "", 0, 0, tmp_path, "", {}, template, "", {}, (), ())
+        return StoredModel(name, "", 0, 0, Weights.at(tmp_path, ""), (), {}, template, "", {}, (), ())
 
     return make
 
@@ -80,7 +81,7 @@ def test_a_changed_template_is_read_again(stored: Stored, tmp_path: Path) -> Non
 
 
 def test_a_directory_that_is_gone_still_completes(stored: Stored, tmp_path: Path) -> None:
-    gone = replace(stored(), directory=tmp_path / "gone")
+    gone = replace(stored(), weights=Weights.at(tmp_path / "gone", ""))
     assert capabilities(gone) == ("completion",)
     assert family(gone) == ""
 

@@ -1,18 +1,32 @@
 import multiprocessing
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
 import pytest
 
+from mlx_ollama.models.manifest import (
+    _OLLAMA_TYPE,
+    DIRECTORY_TYPE,
+    LICENSE_TYPE,
+    SYSTEM_TYPE,
+    TEMPLATE_TYPE,
+    to_file,
+)
 from mlx_ollama.models.names import ModelName
-from mlx_ollama.models.store import Recipe, Store, StoreError
+from mlx_ollama.models.store import Content, Recipe, Store, StoreError
 from mlx_ollama.types import Message
 
 
-def _recipe(**changes: object) -> Recipe:
-    members = {"directory": Path("/models/x"), "weight_bytes": 1000, "config": {"model_format": "gguf"}, **changes}
-    return Recipe(**members)  # type: ignore[arg-type]
+def _recipe(template: str = "", system: str = "", licenses: Sequence[str] = (), **json: object) -> Recipe:
+    """A model whose weights lie elsewhere; `json` are layers that are written as JSON."""
+    parts = [Content(DIRECTORY_TYPE, to_file({"path": "/models/x", "size": 1000}))]
+    parts += [Content(TEMPLATE_TYPE, template.encode())] if template else []
+    parts += [Content(SYSTEM_TYPE, system.encode())] if system else []
+    parts += [Content(LICENSE_TYPE, text.encode()) for text in licenses]
+    parts += [Content(_OLLAMA_TYPE + name, to_file(value)) for name, value in json.items()]
+    return Recipe({"model_format": "gguf"}, parts)
 
 
 @pytest.fixture
@@ -24,11 +38,11 @@ def test_what_goes_in_comes_out(store: Store) -> None:
     recipe = _recipe(
         template="{{ .Prompt }}",
         system="Be brief.",
-        parameters={"stop": ["a", "b"], "temperature": 0},
-        messages=[Message("user", "hi"), Message("assistant", "hello")],
         licenses=["L1", "L2"],
+        params={"stop": ["a", "b"], "temperature": 0},
+        messages=[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}],
     )
-    written = store.write(ModelName.parse("ns/m:v1"), recipe)
+    written = store.write(ModelName.parse("ns/m:v1"), recipe).model
     found = Store(store._root).find(ModelName.parse("ns/m:v1"))
     assert found == written
     assert found is not None
@@ -62,8 +76,8 @@ def test_names_match_in_any_case_and_keep_their_spelling(store: Store) -> None:
 def test_newest_first_and_broken_ones_passed_over(store: Store) -> None:
     for age, name in enumerate(("a", "b", "c")):
         store.write(ModelName.parse(name), _recipe())
-        os.utime(store._path(ModelName.parse(name)), (1_000_000 - age * 100, 1_000_000 - age * 100))
-    store._path(ModelName.parse("b")).write_bytes(b"{")
+        os.utime(store.manifest_path(ModelName.parse(name)), (1_000_000 - age * 100, 1_000_000 - age * 100))
+    store.manifest_path(ModelName.parse("b")).write_bytes(b"{")
     (store._root / "manifests" / ".DS_Store").write_bytes(b"")
     assert [model.name.display for model in store.models()] == ["a:latest", "c:latest"]
     with pytest.raises(StoreError, match="cannot read b:latest"):
@@ -96,7 +110,7 @@ def test_two_writers_leave_one_whole_model(tmp_path: Path) -> None:
     found = Store(tmp_path).find(ModelName.parse("m"))
     assert found is not None
     assert found.system in ("one", "two")
-    assert not list(tmp_path.rglob(".*"))
+    assert [path.name for path in tmp_path.rglob(".*")] == [".lock"]
 
 
 def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:

@@ -232,7 +232,9 @@ def test_a_client_that_leaves_cancels_the_work() -> None:
         async def send(message: Message) -> None:
             raise AssertionError("nobody is there")
 
-        await CancelOnDisconnect(work)({"type": "http", "state": {"call": object()}}, receive, send)
+        await CancelOnDisconnect(work, uploads="/up/")(
+            {"type": "http", "method": "POST", "path": "/", "state": {"call": object()}}, receive, send
+        )
         return outcome
 
     assert asyncio.run(run()) == "cancelled"
@@ -249,7 +251,9 @@ def test_failures_inside_reach_the_outside() -> None:
 
         async def send(message: Message) -> None: ...
 
-        await CancelOnDisconnect(work)({"type": "http", "state": {"call": object()}}, receive, send)
+        await CancelOnDisconnect(work, uploads="/up/")(
+            {"type": "http", "method": "POST", "path": "/", "state": {"call": object()}}, receive, send
+        )
 
     with pytest.raises(errors.WorkerDied):
         asyncio.run(run())

@@ -1,0 +1,191 @@
+"""The models of this machine: list, show, copy, delete, create. No engine is needed, and no server."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from mlx_ollama.errors import CloudDisabled, InvalidRequest, JobFailed, LoadFailed, ModelMissing, ModelNotFound
+from mlx_ollama.models.capabilities import capabilities
+from mlx_ollama.models.creating import Creator
+from mlx_ollama.models.describe import described, details_of
+from mlx_ollama.models.directory import NotAModel, jinja_template
+from mlx_ollama.models.making import MakingFailed, make
+from mlx_ollama.models.modelfile import DEFAULT_TEMPLATE, modelfile_text, parameters_text
+from mlx_ollama.models.names import ModelName, Reference, Source
+from mlx_ollama.models.pulling import pull, push
+from mlx_ollama.models.store import Store, StoredModel, StoreError
+from mlx_ollama.types import Copy, Create, Delete, ListedModel, Progress, Pull, Push, Show, ShownModel
+
+_COPILOT = "GitHubCopilotChat/"
+
+
+class Library:
+    """What can be done with the models of a store. Everything here reads or writes files, and may take a while."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._creator = Creator(store, self.pull)
+
+    def find(self, name: ModelName) -> StoredModel | None:
+        """The model of that name, in whatever case it is stored.
+
+        Raises:
+            JobFailed: if it cannot be read.
+        """
+        try:
+            return self.store.find(name)
+        except StoreError as error:
+            raise JobFailed(str(error)) from error
+
+    def list(self) -> Sequence[ListedModel]:
+        """Every model of the store, newest first."""
+        return [
+            ListedModel(
+                name=model.name.display,
+                modified=model.modified,
+                size=model.size,
+                digest=model.digest,
+                details=details_of(model),
+                capabilities=capabilities(model),
+                remote_model=str(model.config.get("remote_model", "")),
+                remote_host=model.remote_host,
+            )
+            for model in self.store.models()
+        ]
+
+    def show(self, call: Show) -> ShownModel:
+        """Describe a model.
+
+        Raises:
+            InvalidRequest, ModelNotFound, CloudDisabled: for the name.
+            LoadFailed: if its weights cannot be looked at.
+        """
+        if not call.model:
+            raise InvalidRequest("model is required")
+        reference = Reference.parse(call.model)
+        model = self.find(reference.name)
+        if model is None or reference.source is Source.CLOUD:
+            raise ModelMissing(reference.name.display)
+        if model.remote_host:
+            raise CloudDisabled("remote model details are unavailable")
+        try:
+            directory = described(model, arrays=call.verbose)
+        except NotAModel as error:
+            raise LoadFailed(str(error)) from error
+        template = model.template or jinja_template(model.directory) or DEFAULT_TEMPLATE
+        system = call.system or model.system
+        info = directory.model_info
+        if call.user_agent.startswith(_COPILOT):
+            info = dict(sorted({**info, "general.basename": call.model}.items()))
+        return ShownModel(
+            license="\n".join(model.licenses),
+            modelfile=modelfile_text(
+                model.name,
+                _weights_path(model),
+                template=template,
+                system=system,
+                parameters={**model.parameters, **call.options},
+                licenses=model.licenses,
+                messages=model.messages,
+                renderer=str(model.config.get("renderer", "")),
+                parser=str(model.config.get("parser", "")),
+            ),
+            parameters=parameters_text(model.parameters),
+            template=template,
+            system=system,
+            details=replace(details_of(model), context_length=0, embedding_length=0),
+            messages=model.messages,
+            model_info=info,
+            tensors=directory.listed_tensors if directory.gguf or call.verbose else [],
+            capabilities=capabilities(model),
+            modified=model.modified,
+            requires=str(model.config.get("requires", "")),
+        )
+
+    def copy(self, call: Copy) -> None:
+        """Give a model a second name (wire-spec 6.5).
+
+        Raises:
+            InvalidRequest, ModelNotFound: for the names.
+            JobFailed: if it cannot be written.
+        """
+        source = _name("source", call.model)
+        destination = _name("destination", call.destination)
+        stored = self.store.stored_name(source)
+        if stored is None:
+            raise ModelNotFound(f'model "{call.model}" not found')
+        try:
+            self.store.copy(stored, destination)
+        except StoreError as error:
+            raise JobFailed(str(error)) from error
+
+    def delete(self, call: Delete) -> None:
+        """Take a model away, with what no other model refers to (wire-spec 6.6).
+
+        Raises:
+            InvalidRequest, ModelNotFound: for the name.
+            JobFailed: if it cannot be removed.
+        """
+        if not call.model:
+            raise InvalidRequest("model is required")
+        try:
+            name = Reference.parse(call.model).name
+        except InvalidRequest as error:
+            raise InvalidRequest(f'name "{call.model}" is invalid') from error
+        stored = self.store.stored_name(name)
+        if stored is None:
+            raise ModelMissing(call.model)
+        try:
+            self.store.delete(stored)
+        except StoreError as error:
+            raise JobFailed(str(error)) from error
+
+    def create(self, call: Create) -> Iterator[Progress]:
+        """Make a model (wire-spec 6.4); the work is done while its progress is read.
+
+        Raises:
+            InvalidRequest, JobFailed: at once or on the way.
+        """
+        return self._creator.create(call)
+
+    def pull(self, call: Pull) -> Iterator[Progress]:
+        """Fetch a model (wire-spec 6.2).
+
+        Raises:
+            InvalidRequest, JobFailed: at once or on the way.
+        """
+        return pull(call)
+
+    def push(self, call: Push) -> Iterator[Progress]:
+        """Send a model (wire-spec 6.3).
+
+        Raises:
+            InvalidRequest, JobFailed: at once or on the way.
+        """
+        return push(self.store, call)
+
+
+def ready(model: StoredModel) -> None:
+    """See to it that the model's directory is there: it may have been made, and removed since.
+
+    Raises:
+        LoadFailed: if it cannot be made again.
+    """
+    try:
+        for _ in make(model.weights) if model.weights else ():
+            pass
+    except (MakingFailed, OSError) as error:
+        raise LoadFailed(f"{model.name.display} cannot be prepared: {error}") from error
+
+
+def _weights_path(model: StoredModel) -> str:
+    """What FROM names: a GGUF file, or a directory that is not ours; nothing for a model of many uploaded parts."""
+    if model.weights is None or model.weights.parts:
+        return ""
+    return str(model.weights.gguf or model.weights.directory)
+
+
+def _name(what: str, text: str) -> ModelName:
+    try:
+        return ModelName.parse(text)
+    except InvalidRequest as error:
+        raise InvalidRequest(f'{what} "{text}" is invalid') from error

@@ -1,0 +1,89 @@
+"""Files that appear whole or not at all, whoever writes beside us and wherever a crash falls."""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+_PARTIAL = ".partial-"
+
+
+class PartialFile:
+    """A file in the making, in the folder where it will be; locked, so that a dead writer's can be told from ours."""
+
+    def __init__(self, folder: Path) -> None:
+        handle, name = _temporary(folder)
+        self._path = Path(name)
+        self._file: BinaryIO = os.fdopen(handle, "wb")
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def write(self, piece: bytes) -> None:
+        self._file.write(piece)
+
+    def become(self, destination: Path) -> None:
+        """Take the place of `destination`, once everything is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._path.replace(destination)
+        _to_disk(destination.parent)
+
+    def close(self) -> None:
+        """Let go; what has become nothing is removed."""
+        self._path.unlink(missing_ok=True)
+        # What did not fit on the disk is tried again here, and is not wanted any more.
+        with suppress(OSError):
+            self._file.close()
+
+
+@contextmanager
+def partial_file(folder: Path) -> Iterator[PartialFile]:
+    partial = PartialFile(folder)
+    try:
+        yield partial
+    finally:
+        partial.close()
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never a part."""
+    with partial_file(path.parent) as partial:
+        partial.write(content)
+        partial.become(path)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that are dead have left half done."""
+    for path in folder.glob(f"{_PARTIAL}*"):
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock that is called `path`, waiting for it; a process that ends lets go of it, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+
+
+def _temporary(folder: Path) -> tuple[int, str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return tempfile.mkstemp(dir=folder, prefix=_PARTIAL)
+    except FileNotFoundError:
+        # Whoever removed the last file of the folder has just removed the folder, too.
+        folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkstemp(dir=folder, prefix=_PARTIAL)
+
+
+def _to_disk(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

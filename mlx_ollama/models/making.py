@@ -1,0 +1,97 @@
+"""Making the MLX directories that workers load: of a GGUF file, of uploaded parts, with weights in another form."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlx_ollama.models.files import locked
+from mlx_ollama.models.weights import Weights
+from mlx_ollama.types import Progress
+
+QUANTIZED_BITS = {"Q8_0": 8, "Q4_K_S": 4, "Q4_K_M": 4}
+"""What `quantize` of a request may name besides `FLOATS`, and the bits of MLX's affine groups that come nearest."""
+
+FLOATS = ("F32", "F16", "BF16")
+
+
+class MakingFailed(Exception):
+    """The directory cannot be made; the message says why."""
+
+
+def make(weights: Weights) -> Iterator[Progress]:
+    """Make a model's directory unless it is there, telling how far it is. Two who want the same one make it once.
+
+    Raises:
+        MakingFailed: if what it is made of cannot be used here, or there is no room.
+    """
+    if not weights.is_made or weights.directory.is_dir():
+        return
+    with locked(weights.directory.with_name(f".{weights.directory.name}.lock")):
+        if not weights.directory.is_dir():
+            yield from _made(weights)
+
+
+def convert(gguf: Path, directory: Path) -> Iterator[Progress]:
+    """Turn a GGUF file into an MLX directory, in a process of its own: nobody here ever holds a model's weights.
+
+    Raises:
+        MakingFailed: if the file cannot be converted.
+    """
+    yield from _run("convert", gguf, directory)
+
+
+def _made(weights: Weights) -> Iterator[Progress]:
+    if not weights.quantize:
+        yield from _plain(weights, weights.directory)
+        return
+    # The step between is as large as the model, so it lies beside the result and not where small files lie.
+    with tempfile.TemporaryDirectory(dir=weights.directory.parent, prefix=".step-") as folder:
+        step = Path(folder) / "model"
+        yield from _plain(weights, step)
+        yield from _run("quantize", step, weights.directory, weights.quantize)
+
+
+def _plain(weights: Weights, directory: Path) -> Iterator[Progress]:
+    if weights.gguf is not None:
+        yield from convert(weights.gguf, directory)
+    else:
+        _link(weights, directory)
+
+
+def _link(weights: Weights, directory: Path) -> None:
+    """A folder in which every part has its name again. Nothing is copied."""
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for name, blob in weights.parts.items():
+            place = partial / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.link(blob, place)
+        partial.rename(directory)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise MakingFailed(f"the parts of the model cannot be put together: {error}") from error
+
+
+def _run(module: str, source: Path, *arguments: "Path | str") -> Iterator[Progress]:
+    command = [sys.executable, "-m", f"mlx_ollama.worker.{module}", str(source), *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        failure = ""
+        try:
+            for line in process.stdout or ():
+                told = json.loads(line)
+                failure = told.get("error", failure)
+                if not failure:
+                    yield Progress(told["status"], total=told["total"], completed=told["completed"])
+        except GeneratorExit:
+            process.terminate()
+            raise
+        complaint = process.stderr.read() if process.stderr else ""
+    if process.returncode or failure:
+        last = complaint.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
+        raise MakingFailed(failure or last[0])
