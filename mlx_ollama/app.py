@@ -75,6 +75,7 @@ def create_gateway(settings: Settings) -> Gateway:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await asyncio.to_thread(library.store.sweep)
         yield
         await pool.close()
 

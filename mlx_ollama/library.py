@@ -1,7 +1,8 @@
 """The models of this machine: list, show, copy, delete, create. No engine is needed, and no server."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from mlx_ollama.errors import CloudDisabled, InvalidRequest, JobFailed, LoadFailed, ModelMissing, ModelNotFound
 from mlx_ollama.models.capabilities import capabilities
@@ -75,7 +76,10 @@ class Library:
         system = call.system or model.system
         info = directory.model_info
         if call.user_agent.startswith(_COPILOT):
-            info = dict(sorted({**info, "general.basename": call.model}.items()))
+            info = _based(info, call.model)
+        elif model.weights and model.weights.parts:
+            # Its directory is named by a digest, which tells nobody anything.
+            info = _based(info, model.name.model)
         return ShownModel(
             license="\n".join(model.licenses),
             modelfile=modelfile_text(
@@ -175,6 +179,10 @@ def ready(model: StoredModel) -> None:
             pass
     except (MakingFailed, OSError) as error:
         raise LoadFailed(f"{model.name.display} cannot be prepared: {error}") from error
+
+
+def _based(info: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return dict(sorted({**info, "general.basename": name}.items()))
 
 
 def _weights_path(model: StoredModel) -> str:

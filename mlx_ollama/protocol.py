@@ -57,7 +57,8 @@ class Prompt:
     `template` is Go's TEMPLATE language; None stands for the model's own Jinja chat template. `prefix` are token ids of
     an earlier answer that go in front. `context` is the number of tokens that prompt and answer may fill together.
     `drop_oldest` lets a conversation lose its first turns to fit; `shift` lets the middle of a prompt be cut.
-    `think_named` is whether the caller chose `think_level`.
+    `think_named` is whether the caller chose `think_level`. `parser` names a reader of the answer
+    (`models/parsers.py`), empty for the one that the template tells.
     """
 
     style: PromptStyle
@@ -75,6 +76,7 @@ class Prompt:
     think_level: str = ""
     think_set: bool = False
     think_named: bool = False
+    parser: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,16 @@ from mlx_ollama.errors import (
     CloudDisabled,
     InvalidRequest,
     ModelMissing,
+    TemplateFailed,
     Unsupported,
 )
 from mlx_ollama.formats import schema_of
 from mlx_ollama.library import Library
-from mlx_ollama.models.capabilities import capabilities, family, uses_harmony
+from mlx_ollama.models.capabilities import capabilities, family, parser_name, uses_harmony
 from mlx_ollama.models.describe import details_of
+from mlx_ollama.models.directory import jinja_template
 from mlx_ollama.models.names import Reference, Source
+from mlx_ollama.models.parsers import RENDERERS
 from mlx_ollama.models.store import StoredModel
 from mlx_ollama.options import Options
 from mlx_ollama.pool import Lease, Pool
@@ -212,11 +215,13 @@ class Service:
             messages.insert(0, Message("system", model.system))
         if family(model).startswith("qwen3") or model.name.model == "deepseek-r1":
             messages = without_thoughts(messages)
-        thinking = self._thinking(call, model, model.template)
-        return _prompt(call, thinking, model.template, messages, drop_oldest=call.truncate, tools=call.tools)
+        template = _template(model)
+        thinking = self._thinking(call, model, template)
+        prompt = _prompt(call, thinking, template, messages, drop_oldest=call.truncate, tools=call.tools)
+        return replace(prompt, parser=parser_name(model))
 
     def _completion_prompt(self, call: Completion, model: StoredModel) -> Prompt:
-        template = call.template or model.template
+        template = call.template or _template(model)
         if call.raw:
             return replace(_prompt(call, Thinking(), "", []), style="raw", text=call.prompt)
         thinking = self._thinking(call, model, template)
@@ -227,13 +232,26 @@ class Service:
         if call.context is None:
             messages += model.messages
         messages.append(Message("user", call.prompt))
-        return replace(_prompt(call, thinking, template, messages), prefix=call.context or ())
+        prompt = _prompt(call, thinking, template, messages)
+        return replace(prompt, prefix=call.context or (), parser="" if call.template else parser_name(model))
 
     def _thinking(self, call: Generation, model: StoredModel, template: str) -> Thinking:
         harmony = speaks_harmony(template) if template else uses_harmony(model)
         can_think = "thinking" in self._capabilities(model)
         wanted = call.think if can_think or not call.think_if_able else None
         return Thinking.settle(wanted, can_think=can_think, harmony=harmony)
+
+
+def _template(model: StoredModel) -> str:
+    """The TEMPLATE to render by; empty for the chat template that came with the weights.
+
+    Raises:
+        TemplateFailed: for a RENDERER that does not exist.
+    """
+    renderer = str(model.config.get("renderer", ""))
+    if renderer and renderer not in RENDERERS:
+        raise TemplateFailed(f'unknown renderer "{renderer}"')
+    return "" if renderer and jinja_template(model.directory) else model.template
 
 
 def _prompt(

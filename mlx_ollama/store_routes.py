@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -111,7 +111,9 @@ def _blobs(blobs: Blobs, body_timeout: float) -> Resource:
         if blobs.has(digest):
             return Unwanted(request.receive)
         with blobs.writer() as blob:
-            await _receive(request, blob, body_timeout)
+            if not await _receive(request, blob, body_timeout):
+                # The client has gone, and nobody reads this.
+                return Response(status_code=400)
             received = await asyncio.to_thread(blob.keep)
         if received != digest:
             raise InvalidRequest(f'digest mismatch, expected "{digest}", got "{received}"')
@@ -131,8 +133,15 @@ async def _answer(request: Request, job: Iterator[Progress]) -> Response:
     return JsonResponse(lines[-1], {"content-type": PLAIN_JSON})
 
 
-async def _receive(request: Request, blob: BlobWriter, timeout_seconds: float) -> None:
-    """Write a body to disk as it comes, a megabyte at a time in a thread: disks take longer than the loop may wait."""
+async def _receive(request: Request, blob: BlobWriter, timeout_seconds: float) -> bool:
+    """Write a body to disk as it comes, a megabyte at a time in a thread: disks take longer than the loop may wait.
+
+    False if the client left before its end.
+
+    Raises:
+        TooSlow: for a body that stops arriving.
+        JobFailed: for want of room.
+    """
     pieces: list[bytes] = []
     more = True
     while more:
@@ -142,12 +151,13 @@ async def _receive(request: Request, blob: BlobWriter, timeout_seconds: float) -
         except TimeoutError as error:
             raise TooSlow(f"no more of the request body came for {timeout_seconds:g} seconds") from error
         if message["type"] == "http.disconnect":
-            raise ClientDisconnect
+            return False
         more = message.get("more_body", False)
         pieces.append(message.get("body", b""))
         if not more or sum(map(len, pieces)) >= _PIECE_BYTES:
             await asyncio.to_thread(_write, blob, b"".join(pieces))
             pieces.clear()
+    return True
 
 
 def _write(blob: BlobWriter, piece: bytes) -> None:

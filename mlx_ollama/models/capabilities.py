@@ -7,9 +7,11 @@ from mlx_ollama.fim import fill_format
 from mlx_ollama.gotemplate import Template, TemplateError, thinking_tags
 from mlx_ollama.models.describe import directory_of, embeds
 from mlx_ollama.models.directory import jinja_template
+from mlx_ollama.models.parsers import PARSERS
 from mlx_ollama.models.store import StoredModel
 from mlx_ollama.thinking import PAIRS, speaks_harmony, tags_in
 
+_ORDER = ("tools", "insert", "thinking")
 _HARMONY_FAMILIES = ("gpt_oss", "gptoss", "gpt-oss")
 _TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json")
 
@@ -17,14 +19,24 @@ _TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.js
 def capabilities(model: StoredModel) -> tuple[str, ...]:
     """`embedding`, or `completion`, `tools`, `insert`, `thinking` as far as the model has them, in this order.
 
-    A TEMPLATE counts where there is one; without, the chat template in the model's directory does.
+    A TEMPLATE counts where there is one; without, the chat template in the model's directory does. A PARSER adds what
+    it reads. A model that lives elsewhere has what was noted of it.
     """
+    if model.remote_host:
+        return tuple(model.config.get("capabilities") or ())
     if embeds(model):
         return ("embedding",)
     found = _of_template(model.template) if model.template else _of_directory(model.directory, _stamp(model.directory))
+    if parser := PARSERS.get(parser_name(model)):
+        found = tuple(name for name in _ORDER if name in (*found, *parser.capabilities))
     if "thinking" not in found and family(model) in _HARMONY_FAMILIES:
         found = (*found, "thinking")
     return ("completion", *found)
+
+
+def parser_name(model: StoredModel) -> str:
+    """The PARSER that the model was created with; empty for none."""
+    return str(model.config.get("parser", ""))
 
 
 def family(model: StoredModel) -> str:
@@ -35,6 +47,8 @@ def family(model: StoredModel) -> str:
 
 def uses_harmony(model: StoredModel) -> bool:
     """Whether the model's messages have channels (wire-spec 10.5)."""
+    if parser := PARSERS.get(parser_name(model)):
+        return parser.harmony
     return speaks_harmony(model.template or jinja_template(model.directory))
 
 

@@ -39,6 +39,8 @@ def described(model: StoredModel, *, arrays: bool = False) -> ModelDirectory:
     """
     if model.weights and model.weights.gguf:
         return ModelDirectory.of_gguf(model.weights.gguf, model.directory, arrays=arrays)
+    if model.weights and model.weights.parts and not model.directory.is_dir():
+        return ModelDirectory.of_parts(model.directory, model.weights.parts)
     return inspect(model.directory)
 
 

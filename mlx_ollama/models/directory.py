@@ -2,7 +2,8 @@
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
@@ -52,14 +53,25 @@ class ModelDirectory:
         """
         if not path.is_dir():
             raise NotAModel(f"{path} is no directory")
-        config = _json(path / "config.json")
-        files = sorted(path.glob("model*.safetensors"))
+        gguf = path / GGUF_HEADER_FILE
+        found = cls.of_parts(path, {file.name: file for file in path.iterdir()})
+        return replace(found, gguf=_json(gguf)) if gguf.is_file() else found
+
+    @classmethod
+    def of_parts(cls, path: Path, parts: Mapping[str, Path]) -> "ModelDirectory":
+        """The directory that files will make when they have these names again.
+
+        Raises:
+            NotAModel: if a part is missing or cannot be read.
+        """
+        if "config.json" not in parts:
+            raise NotAModel(f"{path} has no config.json")
+        config = _json(parts["config.json"])
+        files = [parts[name] for name in sorted(parts) if fnmatch(name, "model*.safetensors")]
         if not files:
             raise NotAModel(f"{path} has no model*.safetensors")
         tensors = tuple(tensor for file in files for tensor in _header(file))
-        gguf = path / GGUF_HEADER_FILE
-        weight_bytes = sum(file.stat().st_size for file in files)
-        return cls(path, config, tensors, weight_bytes, _json(gguf) if gguf.is_file() else None)
+        return cls(path, config, tensors, sum(file.stat().st_size for file in files), None)
 
     @classmethod
     def of_gguf(cls, path: Path, directory: Path, *, arrays: bool = False) -> "ModelDirectory":

@@ -19,6 +19,10 @@ QUANTIZED_BITS = {"Q8_0": 8, "Q4_K_S": 4, "Q4_K_M": 4}
 FLOATS = ("F32", "F16", "BF16")
 
 
+_LONG_STEPS = ("converting", "quantizing")
+"""What is worth a progress bar; the rest is over before anybody looks."""
+
+
 class MakingFailed(Exception):
     """The directory cannot be made; the message says why."""
 
@@ -86,7 +90,7 @@ def _run(module: str, source: Path, *arguments: "Path | str") -> Iterator[Progre
             for line in process.stdout or ():
                 told = json.loads(line)
                 failure = told.get("error", failure)
-                if not failure:
+                if not failure and told["status"] in _LONG_STEPS:
                     yield Progress(told["status"], total=told["total"], completed=told["completed"])
         except GeneratorExit:
             process.terminate()

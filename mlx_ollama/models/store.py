@@ -25,6 +25,7 @@ from mlx_ollama.models.manifest import (
     DIRECTORY_TYPE,
     LICENSE_TYPE,
     MESSAGES_TYPE,
+    MODEL_TYPE,
     PARAMS_TYPE,
     SYSTEM_TYPE,
     TEMPLATE_TYPE,
@@ -33,7 +34,7 @@ from mlx_ollama.models.manifest import (
     to_file,
 )
 from mlx_ollama.models.names import ModelName
-from mlx_ollama.models.weights import Weights, is_weights
+from mlx_ollama.models.weights import Weights
 from mlx_ollama.types import Message
 
 QUANTIZE = "quantize"
@@ -79,8 +80,8 @@ class StoredModel:
 
     @property
     def parent(self) -> str:
-        """The model that this one was made from, as it is displayed; empty for one made of files."""
-        return next((layer.parent for layer in self.layers if is_weights(layer)), "")
+        """The model that this one was made from, as it is displayed; empty for one made of files, or of tensors."""
+        return next((layer.parent for layer in self.layers if layer.media_type in (MODEL_TYPE, DIRECTORY_TYPE)), "")
 
     @property
     def remote_host(self) -> str:
@@ -163,19 +164,15 @@ class Store:
         Raises:
             StoreError: for want of room or rights, or if a layer that it builds on is gone.
         """
-        name = self.stored_name(name) or name
-        former = self._manifest(name)
         try:
-            with self._keeping():
+            with self._alone():
+                name = self.stored_name(name) or name
                 layers = [self._kept(part) for part in recipe.parts]
                 config, _ = self._put(Content(CONFIG_TYPE, to_file(in_order(recipe.config))))
-                manifest = Manifest(config, tuple(layer for layer, _ in layers))
-                replace(self.manifest_path(name), manifest.dump())
+                self._replace(name, Manifest(config, tuple(layer for layer, _ in layers)).dump())
+                return Written(self._read(name), tuple(layers))
         except OSError as error:
             raise StoreError(f"cannot write {name.display} into {self._root}: {error}") from error
-        model = self._read(name)
-        self._remove_unused(former)
-        return Written(model, tuple(layers))
 
     def copy(self, source: ModelName, destination: ModelName) -> None:
         """Give a model a second name; both are independent from then on.
@@ -183,14 +180,12 @@ class Store:
         Raises:
             StoreError: for want of room or rights, or if the source is gone.
         """
-        destination = self.stored_name(destination) or destination
-        former = self._manifest(destination)
         try:
-            with self._keeping():
-                replace(self.manifest_path(destination), self.manifest_path(source).read_bytes())
+            with self._alone():
+                destination = self.stored_name(destination) or destination
+                self._replace(destination, self.manifest_path(source).read_bytes())
         except OSError as error:
             raise StoreError(f"cannot copy {source.display} to {destination.display}: {error}") from error
-        self._remove_unused(former)
 
     def delete(self, name: ModelName) -> None:
         """Take a model away, with every blob that no other model refers to.
@@ -198,16 +193,18 @@ class Store:
         Raises:
             StoreError: for want of rights, or if it is gone already.
         """
-        former, path = self._manifest(name), self.manifest_path(name)
+        path = self.manifest_path(name)
         try:
-            path.unlink()
+            with self._alone():
+                former = self._manifest(name)
+                path.unlink()
+                for folder in list(path.parents)[:3]:
+                    # Not empty as long as there are other tags, models or namespaces.
+                    with suppress(OSError):
+                        folder.rmdir()
+                self._remove_unused(former)
         except OSError as error:
             raise StoreError(f"cannot remove {name.display}: {error}") from error
-        for folder in list(path.parents)[:3]:
-            # Not empty as long as there are other tags, models or namespaces.
-            with suppress(OSError):
-                folder.rmdir()
-        self._remove_unused(former)
 
     def sweep(self) -> None:
         """Remove what writers that died have left half done."""
@@ -215,9 +212,14 @@ class Store:
         for folder in {self.manifest_path(name).parent for name in self.names()}:
             sweep(folder)
 
-    def _keeping(self) -> AbstractContextManager[None]:
-        """A time in which no blob is removed: from the first layer of a model to its manifest."""
-        return locked(self._root / ".lock", shared=True)
+    def _alone(self) -> AbstractContextManager[None]:
+        """A time in which nobody else writes: no blob goes while a manifest that needs it is on its way."""
+        return locked(self._root / ".lock")
+
+    def _replace(self, name: ModelName, manifest: bytes) -> None:
+        former = self._manifest(name)
+        replace(self.manifest_path(name), manifest)
+        self._remove_unused(former)
 
     def _kept(self, part: "Layer | Content") -> tuple[Layer, bool]:
         if isinstance(part, Content):
@@ -240,18 +242,16 @@ class Store:
         """Remove the blobs of a manifest that is gone, and the directory made of them, if nobody else has them."""
         if former is None:
             return
-        with locked(self._root / ".lock"):
-            others = [self._manifest(name) for name in self.names()]
-            if None in others:
-                # What cannot be read may need anything: nothing is removed.
-                return
-            used = frozenset[str]().union(*(other.digests for other in others if other))
-            unused = former.digests - used
-            made = self._made_of(former)
-            if made is not None and made not in {self._made_of(other) for other in others if other}:
-                shutil.rmtree(made, ignore_errors=True)
-            for digest in unused:
-                self.blobs.remove(digest)
+        others = [self._manifest(name) for name in self.names()]
+        if None in others:
+            # What cannot be read may need anything: nothing is removed.
+            return
+        made = self._made_of(former)
+        if made is not None and made not in {self._made_of(other) for other in others if other}:
+            shutil.rmtree(made, ignore_errors=True)
+        used = frozenset[str]().union(*(other.digests for other in others if other))
+        for digest in former.digests - used:
+            self.blobs.remove(digest)
 
     def _made_of(self, manifest: Manifest) -> Path | None:
         """The directory in our own folder that holds its weights; None for weights that lie elsewhere."""
@@ -268,15 +268,20 @@ class Store:
 
     def _read(self, name: ModelName) -> StoredModel:
         path = self.manifest_path(name)
-        try:
-            status = path.stat()
-            stamp = status.st_mtime_ns, status.st_ino, status.st_size
-            cached = self._cache.get(path)
-            if cached is None or cached[0] != stamp:
-                self._cache[path] = cached = stamp, self._parse(name, path.read_bytes(), status.st_mtime_ns)
-            return cached[1]
-        except (OSError, *_MALFORMED) as error:
-            raise StoreError(f"cannot read {name.display} from {self._root}: {error}") from error
+        stamp = None
+        while True:
+            before = stamp
+            try:
+                status = path.stat()
+                stamp = status.st_mtime_ns, status.st_ino, status.st_size
+                cached = self._cache.get(path)
+                if cached is None or cached[0] != stamp:
+                    self._cache[path] = cached = stamp, self._parse(name, path.read_bytes(), status.st_mtime_ns)
+                return cached[1]
+            except (OSError, *_MALFORMED) as error:
+                # Between its manifest and its blobs a model may have been replaced: then there is a new manifest.
+                if stamp == before:
+                    raise StoreError(f"cannot read {name.display} from {self._root}: {error}") from error
 
     def _parse(self, name: ModelName, text: bytes, modified: int) -> StoredModel:
         manifest = Manifest.parse(text)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlx_ollama.models.blobs import Blobs
-from mlx_ollama.models.manifest import DIRECTORY_TYPE, JSON_TYPE, MODEL_TYPE, TENSOR_TYPE, Layer, Manifest
+from mlx_ollama.models.manifest import JSON_TYPE, MODEL_TYPE, TENSOR_TYPE, Layer, Manifest
 
 _WEIGHTS_TYPES = (MODEL_TYPE, TENSOR_TYPE, JSON_TYPE)
 
@@ -49,11 +49,6 @@ class Weights:
     def is_made(self) -> bool:
         """Whether the directory is ours, made of something else."""
         return self.gguf is not None or bool(self.parts)
-
-
-def is_weights(layer: Layer) -> bool:
-    """Whether the layer is a part of what the model computes with."""
-    return layer.media_type in (DIRECTORY_TYPE, *_WEIGHTS_TYPES)
 
 
 def _key(layers: Iterable[Layer], quantize: str) -> str:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from mlx_ollama.gotemplate import thinking_tags
+from mlx_ollama.models.parsers import PARSERS, NamedParser
 from mlx_ollama.protocol import Prompt
 from mlx_ollama.thinking import speaks_harmony
 from mlx_ollama.worker.legal_names import LegalNames
 from mlx_ollama.worker.parse.answer import Answer
 from mlx_ollama.worker.parse.calls import Block, Calls
-from mlx_ollama.worker.parse.formats import answer_mark, blocks_of, blocks_of_go, meaningless
+from mlx_ollama.worker.parse.formats import answer_mark, blocks_named, blocks_of, blocks_of_go, meaningless
 from mlx_ollama.worker.parse.harmony import Harmony
 from mlx_ollama.worker.parse.parser import Gate, Parser, PlainText
 from mlx_ollama.worker.parse.thoughts import Thoughts
@@ -21,8 +22,10 @@ def make_parser(prompt: Prompt, tokenizer: Tokenizer, rendered: str) -> Parser:
     """A fresh parser for one answer; `rendered` is the prompt as the model reads it, which may open the thinking."""
     if prompt.style != "chat":
         return PlainText()
+    if named := PARSERS.get(prompt.parser):
+        return _by_name(prompt, named, tokenizer, rendered)
     if speaks_harmony(prompt.template if prompt.template is not None else tokenizer.chat_template):
-        return Harmony(Toolbox(prompt.tools), LegalNames.of(prompt.tools), rendered)
+        return _harmony(prompt, rendered)
     if prompt.template is not None:
         return _by_go_template(prompt, prompt.template, rendered)
     if not tokenizer.chat_template:
@@ -30,6 +33,19 @@ def make_parser(prompt: Prompt, tokenizer: Tokenizer, rendered: str) -> Parser:
     tags = tokenizer.thinking_tags if prompt.think else None
     bridge = answer_mark(tokenizer, tags[1]) if tags else ""
     return _answer(prompt, rendered, tags, blocks_of(tokenizer), meaningless(tokenizer), bridge=bridge)
+
+
+def _by_name(prompt: Prompt, named: NamedParser, tokenizer: Tokenizer, rendered: str) -> Parser:
+    """What the Modelfile's PARSER says, whatever the template looks like."""
+    if named.harmony:
+        return _harmony(prompt, rendered)
+    tags = named.tags if prompt.think else None
+    bridge = answer_mark(tokenizer, tags[1]) if tags else ""
+    return _answer(prompt, rendered, tags, blocks_named(named.calls), meaningless(tokenizer), bridge=bridge)
+
+
+def _harmony(prompt: Prompt, rendered: str) -> Parser:
+    return Harmony(Toolbox(prompt.tools), LegalNames.of(prompt.tools), rendered)
 
 
 def _by_go_template(prompt: Prompt, text: str, rendered: str) -> Parser:

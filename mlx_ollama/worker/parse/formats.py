@@ -7,6 +7,7 @@ cannot tell where a call without an end tag ends; for these, and for the familie
 from collections.abc import Mapping
 
 from mlx_ollama.gotemplate import Template
+from mlx_ollama.models.parsers import Calls
 from mlx_ollama.worker.parse.calls import Block
 from mlx_ollama.worker.parse.deepseek import CALLS_BEGIN, CALLS_END, deepseek_calls
 from mlx_ollama.worker.parse.fenced import FencedBlock
@@ -41,14 +42,25 @@ _NO_JSON: tuple[tuple[str, tuple[Block, ...]], ...] = (
 )
 """Formats in which a JSON object is not the whole call, by what a template has in it."""
 
+_COHERE = (JsonBlock(("<|START_ACTION|>",), ("<|END_ACTION|>",)),)
 _BY_MARKER: tuple[tuple[str, tuple[Block, ...]], ...] = (
     *_NO_JSON,
-    ("<|START_ACTION|>", (JsonBlock(("<|START_ACTION|>",), ("<|END_ACTION|>",)),)),
+    ("<|START_ACTION|>", _COHERE),
     # Phi-4, and then Granite, which has no end tag.
     ("<|/tool|>", (JsonBlock(("<|tool_call|>", "functools"), ("<|/tool_call|>",), leads=True),)),
     ("<|tool_call|>", (JsonBlock(("<|tool_call|>",)),)),
     ("<tool_call>", (_HERMES,)),
 )
+_BY_NAME: Mapping[Calls, tuple[Block, ...]] = {
+    "": (),
+    "json": (_HERMES,),
+    "xml": _QWEN_XML,
+    "keyed": (_KEYED,),
+    "mistral": _BY_MLX_KIND["mistral"],
+    "deepseek": (FencedBlock(CALLS_BEGIN, CALLS_END, deepseek_calls),),
+    "cohere": _COHERE,
+    "function_gemma": _BY_MLX_KIND["function_gemma"],
+}
 _LLAMA = JsonBlock(("<|python_tag|>",), leads=True)
 """Also for models whose template tells nothing: JSON at the front of an answer."""
 
@@ -75,6 +87,11 @@ def blocks_of(tokenizer: Tokenizer) -> tuple[Block, ...]:
         return (FencedBlock(found.start, found.end, foreign_reader(found.kind, found.parse)),)
     template = tokenizer.chat_template
     return next((blocks for marker, blocks in _BY_MARKER if marker in template), (_LLAMA,))
+
+
+def blocks_named(calls: Calls) -> tuple[Block, ...]:
+    """The ways of a family that a Modelfile names."""
+    return _BY_NAME[calls]
 
 
 def blocks_of_go(template: Template) -> tuple[Block, ...]:
