@@ -51,13 +51,14 @@ def _blobs(server: Server) -> set[str]:
 
 def test_a_gguf_file_becomes_a_model_that_answers(server: Server, gguf: Path) -> None:
     client = ollama.Client(host=server.url)
-    digest = client.create_blob(gguf)
-    statuses = [line.status for line in client.create("own", files={"tiny.gguf": digest}, stream=True)]
-    assert statuses[0] == "parsing GGUF"
-    assert statuses[-2:] == ["writing manifest", "success"]
-    answer = client.generate("own", "The", raw=True, options={"num_predict": 4})
-    assert answer.done_reason in ("length", "stop")
-    details = client.show("own").details
+    with client._client:
+        digest = client.create_blob(gguf)
+        statuses = [line.status for line in client.create("own", files={"tiny.gguf": digest}, stream=True)]
+        assert statuses[0] == "parsing GGUF"
+        assert statuses[-2:] == ["writing manifest", "success"]
+        answer = client.generate("own", "The", raw=True, options={"num_predict": 4})
+        assert answer.done_reason in ("length", "stop")
+        details = client.show("own").details
     assert details
     assert details.format == "gguf"
 
