@@ -157,7 +157,7 @@ class Library:
         Raises:
             InvalidRequest, JobFailed: at once or on the way.
         """
-        return pull(call)
+        return pull(self.store, call)
 
     def push(self, call: Push) -> Iterator[Progress]:
         """Send a model (wire-spec 6.3).

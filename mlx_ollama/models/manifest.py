@@ -65,7 +65,15 @@ class Manifest:
         Raises:
             ValueError, LookupError, TypeError, AttributeError: if it is none.
         """
-        members = orjson.loads(text)
+        return cls.of(orjson.loads(text))
+
+    @classmethod
+    def of(cls, members: Mapping[str, Any]) -> "Manifest":
+        """Read a manifest that is decoded already.
+
+        Raises:
+            LookupError, TypeError, AttributeError, ValueError: if it is none.
+        """
         return cls(Layer.of(members["config"]), tuple(Layer.of(layer) for layer in members["layers"] or ()))
 
     @property

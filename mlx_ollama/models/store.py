@@ -174,6 +174,22 @@ class Store:
         except OSError as error:
             raise StoreError(f"cannot write {name.display} into {self._root}: {error}") from error
 
+    def adopt(self, name: ModelName, manifest: Manifest) -> StoredModel:
+        """Give a name to what a manifest lists, all of which must be here.
+
+        Raises:
+            StoreError: for want of room or rights, or of a blob.
+        """
+        try:
+            with self._alone():
+                name = self.stored_name(name) or name
+                for layer in (*manifest.layers, manifest.config):
+                    self._kept(layer)
+                self._replace(name, manifest.dump())
+                return self._read(name)
+        except OSError as error:
+            raise StoreError(f"cannot write {name.display} into {self._root}: {error}") from error
+
     def copy(self, source: ModelName, destination: ModelName) -> None:
         """Give a model a second name; both are independent from then on.
 

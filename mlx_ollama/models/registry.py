@@ -1,0 +1,160 @@
+"""A client of Ollama's registry protocol (wire-spec 6.2): a manifest by name, blobs by digest, both over HTTP."""
+
+import re
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from mlx_ollama import gojson
+from mlx_ollama.errors import JobFailed
+from mlx_ollama.models.blobs import Blobs, check_digest, digest_of
+from mlx_ollama.models.files import locked
+from mlx_ollama.models.manifest import MANIFEST_TYPE, Layer, Manifest
+from mlx_ollama.models.names import ModelName
+from mlx_ollama.types import Progress
+
+CONNECT_SECONDS = 30.0
+SILENCE_SECONDS = 60.0
+TICK_SECONDS = 0.06
+"""How often a download says how far it is."""
+
+ATTEMPTS = 6
+_FIRST_PAUSE_SECONDS = 0.5
+_REALM = re.compile(r'realm="([^"]*)"')
+
+
+class Registry:
+    """The registry that a name names. Nothing is asked of it before a method is called.
+
+    `insecure` is for one that speaks plain HTTP; `sleep` waits between attempts, in seconds.
+    """
+
+    def __init__(self, name: ModelName, *, insecure: bool, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._name = name
+        self._url = f"{'http' if insecure else 'https'}://{name.host}/v2/{name.namespace}/{name.model}"
+        self._sleep = sleep
+        timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
+        self._http = httpx.Client(timeout=timeout, follow_redirects=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def manifest(self) -> Manifest:
+        """What the name stands for.
+
+        Raises:
+            JobFailed: in the reference's words; `file does not exist` for a name that is not there.
+        """
+        url = f"{self._url}/manifests/{self._name.tag}"
+        with _in_go_words(url):
+            answer = self._http.get(url, headers={"accept": MANIFEST_TYPE})
+        self._check(answer)
+        try:
+            members: Any = gojson.loads(answer.content)
+            return Manifest.of(members)
+        except gojson.GoSyntaxError as error:
+            raise JobFailed(str(error)) from error
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise JobFailed(f"no manifest of a model: {error}") from error
+
+    def fetch(self, layer: Layer, blobs: Blobs) -> Iterator[Progress]:
+        """Bring a blob into the store, from where an earlier attempt stopped; several who want it take turns.
+
+        Raises:
+            JobFailed: if it cannot be had, or is not what it should be.
+        """
+        digest = check_digest(layer.digest)
+        status = f"pulling {digest[7:19]}"
+        if blobs.has(digest):
+            yield Progress(status, digest, layer.size, layer.size)
+            return
+        partial = blobs.path(f"{digest}-partial")
+        with locked(blobs.path(f"{digest}-lock")):
+            try:
+                if not blobs.has(digest):
+                    for completed in self._download(layer, partial):
+                        yield Progress(status, digest, layer.size, completed)
+                    found = digest_of(partial)
+                    if found != digest.replace("-", ":"):
+                        partial.unlink()
+                        raise JobFailed(f"digest mismatch, file must be downloaded again: want {digest}, got {found}")
+                    partial.rename(blobs.path(digest))
+            finally:
+                blobs.path(f"{digest}-lock").unlink(missing_ok=True)
+
+    def _download(self, layer: Layer, partial: Any) -> Iterator[int]:
+        """The bytes that are there so far, now and then. What breaks off is taken up again."""
+        attempt = 0
+        while True:
+            done = partial.stat().st_size if partial.is_file() else 0
+            if done >= layer.size:
+                return
+            try:
+                for completed in self._stream(layer, partial, done):
+                    attempt = 0
+                    yield completed
+            except (httpx.HTTPError, JobFailed) as error:
+                attempt += 1
+                if attempt >= ATTEMPTS:
+                    raise JobFailed(f"max retries exceeded: {error}") from error
+                self._sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
+
+    def _stream(self, layer: Layer, partial: Any, done: int) -> Iterator[int]:
+        headers = {"range": f"bytes={done}-{layer.size - 1}"} if done else {}
+        with self._http.stream("GET", f"{self._url}/blobs/{layer.digest}", headers=headers) as answer:
+            if answer.status_code >= httpx.codes.BAD_REQUEST:
+                answer.read()
+                self._check(answer)
+            resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
+            done = done if resumed else 0
+            told = time.monotonic()
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("ab" if resumed else "wb") as file:
+                for piece in answer.iter_raw():
+                    file.write(piece)
+                    done += len(piece)
+                    if time.monotonic() - told >= TICK_SECONDS:
+                        told = time.monotonic()
+                        yield done
+
+    def _check(self, answer: httpx.Response) -> None:
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise JobFailed("file does not exist")
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            found = _REALM.search(answer.headers.get("www-authenticate", ""))
+            realm = urlsplit(found[1]).netloc if found else ""
+            if realm != self._name.host:
+                raise JobFailed(f'realm host "{realm}" does not match original host "{self._name.host}"')
+            raise JobFailed("unauthorized: this server has no account with the registry")
+        if answer.status_code >= httpx.codes.BAD_REQUEST:
+            raise JobFailed(f"{answer.status_code}: {answer.text.strip()}")
+
+
+@contextmanager
+def _in_go_words(url: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise JobFailed(f'Get "{url}": {_reason(error, urlsplit(url).netloc)}') from error
+
+
+def _reason(error: httpx.HTTPError, host: str) -> str:
+    causes = [error]
+    while causes[-1].__cause__ is not None or causes[-1].__context__ is not None:
+        causes.append(causes[-1].__cause__ or causes[-1].__context__)  # type: ignore[arg-type]
+    if any(isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS for cause in causes):
+        return "tls: first record does not look like a TLS handshake"
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return f"dial tcp {host}: connect: connection refused"
+    return str(error)
+
+
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")

@@ -1,0 +1,100 @@
+"""A registry on loopback that speaks Ollama's protocol over plain HTTP, with faults on demand."""
+
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from mlx_ollama.models.config import config_of
+from mlx_ollama.models.manifest import CONFIG_TYPE, MODEL_TYPE, Layer, Manifest, to_file
+
+
+class LocalRegistry:
+    """Serves one model, `ns/m`; `ns/none`, `ns/err`, `ns/badjson`, `ns/unauth` fail in the ways of the recordings.
+
+    `breaks` are byte counts after which the first downloads of a blob break off; `requests` counts what was asked.
+    """
+
+    def __init__(self, gguf: bytes) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.breaks: list[int] = []
+        self.ranges: list[str] = []
+        self.requests: Counter[str] = Counter()
+        config = to_file(config_of("gguf", "llama", ["llama"], "1", "F16"))
+        self.manifest = Manifest(self._layer(CONFIG_TYPE, config), (self._layer(MODEL_TYPE, gguf),))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self._server.server_port}"
+
+    @contextmanager
+    def serving(self) -> Iterator["LocalRegistry"]:
+        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join()
+
+    def _layer(self, media_type: str, content: bytes) -> Layer:
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        self.blobs[digest] = content
+        return Layer(media_type, digest, len(content))
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        registry = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                registry.requests[self.path] += 1
+                _, _, namespace, model, kind, reference = self.path.split("/")
+                if kind == "manifests":
+                    self._answer(*registry._manifest(f"{namespace}/{model}"))
+                else:
+                    self._blob(reference)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def _answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def _blob(self, digest: str) -> None:
+                content = registry.blobs[digest]
+                begin = 0
+                if span := self.headers.get("Range"):
+                    registry.ranges.append(span)
+                    begin = int(span.removeprefix("bytes=").partition("-")[0])
+                self.send_response(206 if span else 200)
+                self.send_header("Content-Length", str(len(content) - begin))
+                self.end_headers()
+                end = len(content)
+                if registry.breaks and len(content) > registry.breaks[0]:
+                    end = begin + registry.breaks.pop(0)
+                self.wfile.write(content[begin:end])
+
+        return Handler
+
+    def _manifest(self, model: str) -> tuple[int, bytes]:
+        match model:
+            case "ns/none":
+                return 404, b""
+            case "ns/err":
+                return 500, b"boom"
+            case "ns/badjson":
+                return 200, b"{nope"
+            case "ns/unauth":
+                return 401, b"{}"
+            case _:
+                return 200, json.dumps(json.loads(self.manifest.dump())).encode()
