@@ -12,7 +12,6 @@ from mlx_ollama.models.directory import NotAModel, jinja_template
 from mlx_ollama.models.making import MakingFailed, make
 from mlx_ollama.models.modelfile import DEFAULT_TEMPLATE, modelfile_text, parameters_text
 from mlx_ollama.models.names import ModelName, Reference, Source
-from mlx_ollama.models.pulling import pull, push
 from mlx_ollama.models.store import Store, StoredModel, StoreError
 from mlx_ollama.types import Copy, Create, Delete, ListedModel, Progress, Pull, Push, Show, ShownModel
 
@@ -157,6 +156,9 @@ class Library:
         Raises:
             InvalidRequest, JobFailed: at once or on the way.
         """
+        # An HTTP client takes a while to load, and most commands need none.
+        from mlx_ollama.models.pulling import pull  # noqa: PLC0415 - see above
+
         return pull(self.store, call)
 
     def push(self, call: Push) -> Iterator[Progress]:
@@ -165,6 +167,8 @@ class Library:
         Raises:
             InvalidRequest, JobFailed: at once or on the way.
         """
+        from mlx_ollama.models.pulling import push  # noqa: PLC0415 - see `pull`
+
         return push(self.store, call)
 
 

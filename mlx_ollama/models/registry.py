@@ -92,15 +92,12 @@ class Registry:
 
     def _download(self, layer: Layer, partial: Any) -> Iterator[int]:
         """The bytes that are there so far, now and then. What breaks off is taken up again."""
-        attempt = 0
-        while True:
-            done = partial.stat().st_size if partial.is_file() else 0
-            if done >= layer.size:
-                return
+        attempt, before = 0, -1
+        while (done := partial.stat().st_size if partial.is_file() else 0) < layer.size:
+            # Whatever brings a byte is worth going on with.
+            attempt, before = (attempt if done == before else 0), done
             try:
-                for completed in self._stream(layer, partial, done):
-                    attempt = 0
-                    yield completed
+                yield from self._stream(layer, partial, done)
             except (httpx.HTTPError, JobFailed) as error:
                 attempt += 1
                 if attempt >= ATTEMPTS:
