@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from mlx_ollama.worker.blas import preload_openblas
 from tests.support.server import Server, run_cli, serving
@@ -13,6 +14,11 @@ preload_openblas()
 
 for _name in [name for name in os.environ if name.startswith(("MLX_API_", "OLLAMA_", "HF_"))]:
     del os.environ[_name]
+
+
+# The same examples every time, however slow the machine.
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
