@@ -287,7 +287,7 @@ def _prompt(members: dict[str, Any]) -> Prompt:
 
 
 def _message(members: dict[str, Any]) -> Message:
-    members["images"] = ()
+    members["images"] = members["audio"] = ()
     members["tool_calls"] = tuple(ToolCall(**call) for call in members["tool_calls"])
     return Message(**members)
 

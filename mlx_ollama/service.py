@@ -142,7 +142,7 @@ class Service:
             raise Unsupported(f'"{call.model}" does not support chat')
         if call.tools and "tools" not in capabilities:
             raise Unsupported(f"{model.name.full} does not support tools")
-        _check_images([message.images for message in call.messages])
+        _check_media([message.images for message in call.messages], [message.audio for message in call.messages])
 
     def _check_completion(self, call: Completion, model: StoredModel) -> None:
         capabilities = self._capabilities(model)
@@ -153,7 +153,7 @@ class Service:
             missing.append(f"{model.name.full} does not support insert")
         if missing:
             raise Unsupported("\n".join(missing))
-        _check_images([call.images])
+        _check_media([call.images])
 
     def _capabilities(self, model: StoredModel) -> tuple[str, ...]:
         """What the model can do here (wire-spec 10.2)."""
@@ -320,6 +320,7 @@ def _check_logprobs(call: Generation) -> None:
         raise InvalidRequest(f"top_logprobs must be between 0 and {MOST_TOP_LOGPROBS}")
 
 
-def _check_images(images: Sequence[tuple[bytes, ...]]) -> None:
-    if any(images):
-        raise Unsupported("this model does not support image input")
+def _check_media(images: Sequence[tuple[bytes, ...]], audio: Sequence[tuple[bytes, ...]] = ()) -> None:
+    for kind, given in (("image", images), ("audio", audio)):
+        if any(given):
+            raise Unsupported(f"this model does not support {kind} input")

@@ -55,7 +55,9 @@ class Settings:
     log_level: str = _setting("info", "debug, info, warning or error")
     drain: float = _setting(DRAIN_SECONDS, "how long running answers may go on after SIGTERM or SIGINT")
     max_body: int = _setting(MAX_BODY_BYTES, "largest request body in bytes")
-    strict: bool = _setting(default=False, help_text="refuse options that have no effect here instead of naming them")
+    strict: bool = _setting(
+        default=False, help_text="refuse fields and options that have no effect here instead of naming them"
+    )
     body_timeout: float = _setting(60.0, "how long a request body may stop arriving before it is refused")
     load_timeout: float = _setting(300.0, "how long loading a model may take")
     stream_keep_alive: float = _setting(

@@ -23,7 +23,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation. `images` are decoded bytes."""
+    """One turn of a conversation. `images` and `audio` are decoded bytes."""
 
     role: str
     content: str
@@ -32,13 +32,18 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_name: str = ""
     tool_call_id: str = ""
+    audio: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What every request about a model carries. `model` is the name as the caller wrote it."""
+    """What every request about a model carries.
+
+    `model` is the name as the caller wrote it; `ignored` names the fields of the request that nobody here heeds.
+    """
 
     model: str
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

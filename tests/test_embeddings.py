@@ -141,6 +141,8 @@ def test_an_answer_has_a_largest_size(server: Server) -> None:
 def test_options_without_effect_are_named(server: Server) -> None:
     body = {"model": "Bert", "input": "ba", "options": {"num_ctx": 9, "num_gpu": 1, "tfs_z": 2}}
     assert server.post("/api/embed", body).headers["x-mlx-ollama-ignored"] == "num_gpu, tfs_z"
+    given = {"model": "bert", "input": "ba", "user": "me", "truncate": True}
+    assert server.post("/v1/embeddings", given).headers["x-mlx-ollama-ignored"] == "truncate"
 
 
 def test_models_that_generate_have_no_embeddings(server: Server) -> None:

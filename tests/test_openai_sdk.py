@@ -201,6 +201,20 @@ def test_errors(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": image}])
 
 
+def test_a_recording_is_refused_as_by_a_model_without_ears(client: openai.OpenAI) -> None:
+    recording = ("a.wav", b"RIFFxxxxWAVEfmt ")
+    with pytest.raises(openai.BadRequestError, match="this model does not support audio input") as refused:
+        client.audio.transcriptions.create(model="tiny", file=recording)
+    assert refused.value.type == "invalid_request_error"
+    with pytest.raises(openai.NotFoundError, match="model 'nope' not found"):
+        client.audio.transcriptions.create(model="nope", file=recording, response_format="text")
+    with pytest.raises(openai.BadRequestError, match="audio file is empty"):
+        client.audio.transcriptions.create(model="tiny", file=("a.wav", b""))
+    part: Any = {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav"}}
+    with pytest.raises(openai.BadRequestError, match="this model does not support audio input"):
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": [part]}])
+
+
 def test_async_and_at_once(server: Server) -> None:
     async def ask(client: openai.AsyncOpenAI) -> str:
         stream = await client.chat.completions.create(

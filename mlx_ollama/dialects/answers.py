@@ -15,21 +15,26 @@ SSE_COMMENT = b": keep-alive\n\n"
 """The heartbeat of server-sent events: a line that readers of the format pass over."""
 
 
-class Answers(Protocol):
-    """The wire form of one answer.
+class Whole(Protocol):
+    """The wire form of an answer as one body, complete with its line end."""
 
-    A stream is what `event` gives for each event, or `broken` in the place of the rest. `whole` is the same events as
-    one body. Everything is complete with its line ends and frames; empty bytes are not sent.
+    whole_headers: Mapping[str, str]
+
+    def whole(self, events: Sequence[Event]) -> bytes: ...
+
+
+class Answers(Whole, Protocol):
+    """The wire form of an answer that may be streamed, too.
+
+    A stream is what `event` gives for each event, or `broken` in the place of the rest. Everything is complete with its
+    line ends and frames; empty bytes are not sent.
     """
 
     stream_headers: Mapping[str, str]
-    whole_headers: Mapping[str, str]
 
     def event(self, event: Event) -> bytes: ...
 
     def broken(self, message: str) -> bytes: ...
-
-    def whole(self, events: Sequence[Event]) -> bytes: ...
 
     def heartbeat(self) -> bytes:
         """A piece of a stream that says nothing, for whoever takes silence for death."""
@@ -67,7 +72,7 @@ class Door:
     """How a path is spoken to: bytes (and headers, by lower-case name) to a call, a call to its answer's encoder."""
 
     decode: Callable[[bytes, Mapping[str, str]], Call]
-    answers: Callable[[Any], Answers | Vectors]
+    answers: Callable[[Any], Answers | Whole | Vectors]
     refuse: Refuse
 
 

@@ -7,14 +7,27 @@ from typing import Any
 from mlx_ollama import gojson
 from mlx_ollama.dialects.answers import PLAIN_JSON, REFUSAL_JSON, Refusal, Stage
 from mlx_ollama.dialects.anthropic_input import conversation, text_of
-from mlx_ollama.dialects.gotypes import Struct, anything, array_of, boolean, integer, number, object_of, string
+from mlx_ollama.dialects.gotypes import (
+    Members,
+    Struct,
+    anything,
+    array_of,
+    boolean,
+    integer,
+    number,
+    object_of,
+    string,
+    unheeded,
+)
 from mlx_ollama.dialects.sse import EVENT_STREAM
-from mlx_ollama.dialects.v1types import writable
+from mlx_ollama.dialects.v1types import ignored, writable
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.types import Chat, Message
 
 _MESSAGE = Struct("MessageParam", {"role": string, "content": anything})
 _TOOL = Struct("Tool", {"type": string, "name": string, "description": string, "input_schema": writable})
+_FORMAT = Struct("JSONOutputFormat", {"type": unheeded("json_schema", read=string), "schema": anything})
+_OUTPUT = Struct("OutputConfig", {"effort": string, "format": object_of(_FORMAT, "anthropic.JSONOutputFormat")})
 _REQUEST = Struct(
     "MessagesRequest",
     {
@@ -29,7 +42,9 @@ _REQUEST = Struct(
         "stop_sequences": array_of(string, "[]string", zero=""),
         "tools": array_of(object_of(_TOOL, "anthropic.Tool"), "[]anthropic.Tool", zero={}),
         "thinking": object_of(Struct("ThinkingConfig", {"type": string}), "anthropic.ThinkingConfig"),
-        "output_config": object_of(Struct("OutputConfig", {"effort": string}), "anthropic.OutputConfig"),
+        "output_config": object_of(_OUTPUT, "anthropic.OutputConfig"),
+        "tool_choice": anything,
+        **dict.fromkeys(("cache_control", "metadata", "service_tier"), anything),
     },
     package="anthropic",
     empty="EOF",
@@ -94,14 +109,16 @@ def _require_model(members: Mapping[str, Any]) -> None:
         raise InvalidRequest("model is required")
 
 
-def _chat(members: Mapping[str, Any], **rest: Any) -> Chat:
+def _chat(members: Members, **rest: Any) -> Chat:
     if not members.get("messages"):
         raise InvalidRequest("messages is required")
     system = text_of(members.get("system"))
     return Chat(
         model=members["model"],
+        ignored=tuple(_ignored(members)),
         messages=(*((Message("system", system),) if system else ()), *conversation(members["messages"])),
         tools=list(_functions(members.get("tools", ()))),
+        format=_format(members),
         think=_think(members),
         # Clients ask for thinking whatever the model (wire-spec 8.8).
         think_if_able=True,
@@ -116,11 +133,26 @@ def _think(members: Mapping[str, Any]) -> bool | str | None:
     return _EFFORTS.get(members.get("output_config", {}).get("effort", ""))
 
 
+def _format(members: Mapping[str, Any]) -> Any:
+    """The schema that an answer is held to; the reference passes over it, and clients parse what comes."""
+    format_ = members.get("output_config", {}).get("format", {})
+    return format_.get("schema") if "type" in format_ else None
+
+
+def _ignored(members: Members) -> Iterator[str]:
+    yield from ignored(members)
+    yield from (f"tools.{tool['type']}" for tool in members.get("tools", ()) if _is_anthropics(tool))
+
+
+def _is_anthropics(tool: Mapping[str, Any]) -> bool:
+    return tool.get("input_schema") is None and tool.get("type", "custom") != "custom"
+
+
 def _functions(tools: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for tool in tools:
-        schema = tool.get("input_schema")
-        if schema is None and tool.get("type", "custom") != "custom":
+        if _is_anthropics(tool):
             continue
+        schema = tool.get("input_schema")
         if schema is not None and not isinstance(schema, Mapping):
             raise InvalidRequest(
                 f'invalid input_schema for tool "{tool.get("name", "")}": json: cannot unmarshal '

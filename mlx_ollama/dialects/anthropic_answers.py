@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlx_ollama import gojson
-from mlx_ollama.dialects.answers import PLAIN_JSON, SSE_COMMENT
+from mlx_ollama.dialects.answers import PLAIN_JSON
 from mlx_ollama.dialects.sse import NamedEvents, named_event
 from mlx_ollama.types import Chat, Delta, Done, Event, Message, Rendered, ToolCall, Usage
 
@@ -89,26 +89,13 @@ class MessagesAnswers(NamedEvents):
 class CountAnswers:
     """Answers of `/v1/messages/count_tokens`, which are never streamed."""
 
-    stream_headers: Mapping[str, str] = {"content-type": PLAIN_JSON}
     whole_headers: Mapping[str, str] = {"content-type": PLAIN_JSON}
 
     def __init__(self, call: Chat) -> None: ...
 
-    def event(self, event: Event) -> bytes:
-        return self.whole([event])
-
-    def broken(self, message: str) -> bytes:
-        return b""
-
     def whole(self, events: Sequence[Event]) -> bytes:
         tokens = sum(event.tokens for event in events if isinstance(event, Rendered))
         return gojson.dumps({"input_tokens": tokens}) + b"\n"
-
-    def heartbeat(self) -> bytes:
-        return SSE_COMMENT
-
-    def is_plain(self, first: Event) -> bool:
-        return True
 
 
 def estimated_tokens(call: Chat) -> int:

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,36 @@ THINK_LEVELS = ("high", "medium", "low", "max")
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 
 
+def anything(value: Any, where: str) -> Any:
+    return value
+
+
+_UNHEEDED = object()
+
+
+class Members(dict[str, Any]):
+    """The fields of an object that are set, each as its reader gave it.
+
+    `ignored` names those that nobody reads, in the caller's order; one of an object inside is `thinking.budget_tokens`.
+    """
+
+    def __init__(self, found: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> None:
+        super().__init__(found)
+        self.ignored = ignored
+
+
+def unheeded(*usual: Any, read: Read = anything) -> Read:
+    """A reader of a field that nobody here heeds; the `usual` values ask for no more than what happens anyway."""
+
+    def read_unheeded(value: Any, where: str) -> Any:
+        return found if (found := read(value, where)) in usual else _UNHEEDED
+
+    return read_unheeded
+
+
+_unknown = unheeded()
+
+
 @dataclass(frozen=True)
 class Struct:
     """A Go struct: its name in messages, and a reader per field by the field's JSON name in lower case.
@@ -30,8 +60,8 @@ class Struct:
     package: str = "api"
     empty: str = "missing request body"
 
-    def read(self, body: bytes) -> dict[str, Any]:
-        """The fields of a request body that are set; `null` is an empty object, unknown fields are passed over.
+    def read(self, body: bytes) -> Members:
+        """The fields of a request body that are set; `null` is an empty object, unknown fields are only named.
 
         Raises:
             InvalidRequest: with Go's or the reference's message.
@@ -41,20 +71,29 @@ class Struct:
         except gojson.GoSyntaxError as error:
             raise InvalidRequest(self.empty if str(error) == "EOF" else str(error)) from error
         if value is None:
-            return {}
+            return Members({})
         if not isinstance(value, dict):
             go_type = f"{self.package}.{self.name}"
             raise InvalidRequest(f"json: cannot unmarshal {gojson.kind(value)} into Go value of type {go_type}")
         return self.members(value, self.name)
 
-    def members(self, value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    def members(self, value: Mapping[str, Any], where: str) -> Members:
         """The fields of an object that is already decoded; names match in any case, the last of several wins."""
-        found = {}
+        read: dict[str, Any] = {}
         for key, member in value.items():
             name = key.lower()
-            if member is not None and name in self.fields:
-                found[name] = self.fields[name](member, f"{where}.{name}")
-        return found
+            if member is not None:
+                read[name] = self.fields.get(name, _unknown)(member, f"{where}.{name}")
+        found = {name: member for name, member in read.items() if name in self.fields and member is not _UNHEEDED}
+        return Members(found, tuple(_ignored(read)))
+
+
+def _ignored(read: Mapping[str, Any]) -> Iterator[str]:
+    for name, member in read.items():
+        if member is _UNHEEDED:
+            yield name
+        elif isinstance(member, Members):
+            yield from (f"{name}.{inner}" for inner in member.ignored)
 
 
 def string(value: Any, where: str) -> str:
@@ -94,10 +133,6 @@ def mapping(value: Any, where: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else _mismatch(value, where, "map[string]interface {}")
 
 
-def anything(value: Any, where: str) -> Any:
-    return value
-
-
 def array_of(read: Read, go_type: str, *, zero: Any) -> Read:
     """A reader of arrays; `go_type` is the array's own type in messages, `zero` what a null element is read as."""
 
@@ -109,10 +144,10 @@ def array_of(read: Read, go_type: str, *, zero: Any) -> Read:
     return read_array
 
 
-def object_of(struct: Struct, go_type: str) -> Callable[[Any, str], dict[str, Any]]:
+def object_of(struct: Struct, go_type: str) -> Callable[[Any, str], Members]:
     """A reader of one object."""
 
-    def read_object(value: Any, where: str) -> dict[str, Any]:
+    def read_object(value: Any, where: str) -> Members:
         if not isinstance(value, dict):
             _mismatch(value, where, go_type)
         return struct.members(value, where)

@@ -7,6 +7,7 @@ from typing import Any
 from mlx_ollama import gojson, gotime
 from mlx_ollama.dialects.answers import PLAIN_JSON, REFUSAL_JSON, Refusal, Stage
 from mlx_ollama.dialects.gotypes import (
+    Members,
     Struct,
     anything,
     array_of,
@@ -125,6 +126,7 @@ def decode_show(body: bytes, headers: Mapping[str, str]) -> Show:
         verbose=members.get("verbose", False),
         system=members.get("system", ""),
         options=members.get("options", {}),
+        ignored=members.ignored,
         user_agent=headers.get("user-agent", ""),
     )
 
@@ -165,12 +167,11 @@ def encode_show(shown: ShownModel) -> bytes:
     return gojson.dumps({key: value for key, value in members.items() if value or key in always})
 
 
-def _call_members(members: dict[str, Any]) -> dict[str, Any]:
+def _call_members(members: Members) -> dict[str, Any]:
     """Fields of a request as the arguments of a call."""
     if "_debug_render_only" in members:
         members["render_only"] = members.pop("_debug_render_only")
-    members.setdefault("model", "")
-    return members
+    return {"model": "", **members, "ignored": members.ignored}
 
 
 def message_of(members: Mapping[str, Any]) -> Message:

@@ -32,7 +32,7 @@ def decode_embed(body: bytes, headers: Mapping[str, str]) -> Embed:
     members = _EMBED.read(body)
     # Read last, since a field of the wrong type is complained of before it, wherever it stands.
     inputs = _texts(members.pop("input", ""), "")
-    return Embed(**{"model": "", **members}, inputs=inputs)
+    return Embed(**{"model": "", **members}, ignored=members.ignored, inputs=inputs)
 
 
 def decode_legacy(body: bytes, headers: Mapping[str, str]) -> Embed:
@@ -40,7 +40,8 @@ def decode_legacy(body: bytes, headers: Mapping[str, str]) -> Embed:
     members = _LEGACY.read(body)
     prompt = members.pop("prompt", "")
     inputs = (prompt,) if prompt else ()
-    return Embed(**{"model": "", **members}, inputs=inputs, truncate=False, normalize=False, legacy=True)
+    as_it_is = {"truncate": False, "normalize": False, "legacy": True}
+    return Embed(**{"model": "", **members, **as_it_is}, ignored=members.ignored, inputs=inputs)
 
 
 class EmbedAnswers:

@@ -16,8 +16,16 @@ from mlx_ollama.dialects.gotypes import (
     number,
     object_of,
     string,
+    unheeded,
 )
-from mlx_ollama.dialects.v1types import arguments_of_text, image_of_url, think_of_effort
+from mlx_ollama.dialects.v1types import (
+    ABOUT_THE_CALLER,
+    STREAM_OPTIONS,
+    arguments_of_text,
+    ignored,
+    image_of_url,
+    think_of_effort,
+)
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.types import Chat, Completion, Message, ToolCall
 
@@ -36,9 +44,15 @@ _MESSAGE = Struct(
         "tool_call_id": string,
     },
 )
-_STREAM_OPTIONS = Struct("StreamOptions", {"include_usage": boolean})
-_SCHEMA = Struct("JsonSchema", {"schema": anything})
-_FORMAT = Struct("ResponseFormat", {"type": string, "json_schema": object_of(_SCHEMA, "openai.JsonSchema")})
+_STREAM_OPTIONS = Struct("StreamOptions", {**STREAM_OPTIONS, "include_usage": boolean})
+_SCHEMA = Struct("JsonSchema", {"schema": anything, **dict.fromkeys(("name", "description", "strict"), anything)})
+_FORMAT = Struct(
+    "ResponseFormat",
+    {
+        "type": unheeded("text", "json_object", "json_schema", read=string),
+        "json_schema": object_of(_SCHEMA, "openai.JsonSchema"),
+    },
+)
 _REASONING = Struct("Reasoning", {"effort": string})
 _COMMON = {
     "model": string,
@@ -48,7 +62,10 @@ _COMMON = {
     "max_completion_tokens": integer,
     "seed": integer,
     "stop": anything,
+    "n": unheeded(1),
+    "logit_bias": unheeded({}),
     "_debug_render_only": boolean,
+    **ABOUT_THE_CALLER,
 }
 _CHAT = Struct(
     "ChatCompletionRequest",
@@ -65,6 +82,10 @@ _CHAT = Struct(
         "reasoning_effort": string,
         "logprobs": boolean,
         "top_logprobs": integer,
+        "tool_choice": anything,
+        "parallel_tool_calls": unheeded(True),
+        "modalities": unheeded(["text"]),
+        "verbosity": unheeded("medium"),
     },
     package="openai",
     empty="EOF",
@@ -80,6 +101,8 @@ _COMPLETION = Struct(
         "frequency_penalty": number("float32"),
         "presence_penalty": number("float32"),
         "logprobs": integer,
+        "echo": unheeded(False),
+        "best_of": unheeded(1),
     },
     package="openai",
     empty="EOF",
@@ -95,6 +118,7 @@ def decode_chat(body: bytes, headers: Mapping[str, str]) -> Chat:
     options = _options(members, stop=[text for text in _stops(members) if isinstance(text, str)])
     return Chat(
         **_common(members),
+        ignored=ignored(members),
         messages=messages,
         tools=members.get("tools", ()),
         options=options | {"top_p": members.get("top_p", 1.0)},
@@ -112,12 +136,14 @@ def decode_completion(body: bytes, headers: Mapping[str, str]) -> Completion:
     for stop in stops:
         if not isinstance(stop, str):
             raise InvalidRequest(f"invalid type for 'stop' field: {_go_type(stop)}")
+    likelihoods = max(0, members.get("logprobs", 0))
     return Completion(
         **_common(members),
+        ignored=members.ignored + (("logprobs",) if likelihoods else ()),
         prompt=members.get("prompt", ""),
         suffix=members.get("suffix", ""),
         options=_options(members, stop=stops) | {"top_p": members.get("top_p") or 1.0},
-        top_logprobs=max(0, members.get("logprobs", 0)),
+        top_logprobs=likelihoods,
     )
 
 
@@ -179,39 +205,37 @@ def _turn(members: Mapping[str, Any], calls: tuple[ToolCall, ...], names: Mappin
     call_id = members.get("tool_call_id", "")
     name = members.get("name") or names.get(call_id, "")
     shared = {"tool_name": name if role == "tool" else "", "tool_call_id": call_id}
+    parts: list[dict[str, Any]] = [{}]
     if isinstance(content, str):
-        parts: list[tuple[str, tuple[bytes, ...]]] = [(content, ())]
+        parts = [{"content": content}]
     elif isinstance(content, list):
-        parts = [_part(part) for part in content] or [("", ())] * bool(calls)
-    elif content is None and "tool_calls" in members:
-        parts = [("", ())]
-    else:
+        parts = [_part(part) for part in content] or [{}] * bool(calls)
+    elif content is not None or "tool_calls" not in members:
         raise InvalidRequest(f"invalid message content type: {_go_type(content)}")
     last = len(parts) - 1
     return [
         Message(
             role,
-            text,
-            images=images,
+            **{"content": "", **part},
             thinking="" if at else members.get("reasoning", ""),
             tool_calls=calls if at == last else (),
             **shared,
         )
-        for at, (text, images) in enumerate(parts)
+        for at, part in enumerate(parts)
     ]
 
 
-def _part(part: Any) -> tuple[str, tuple[bytes, ...]]:
-    """A part's text, or its image or sound."""
+def _part(part: Any) -> dict[str, Any]:
+    """A part's text, or its image or sound, as members of a message."""
     if not isinstance(part, dict):
         raise InvalidRequest("invalid message format")
     match part:
         case {"type": "text", "text": str(text)}:
-            return text, ()
+            return {"content": text}
         case {"type": "image_url", "image_url": str(url) | {"url": str(url)}}:
-            return "", (image_of_url(url),)
+            return {"images": (image_of_url(url),)}
         case {"type": "input_audio"}:
-            return "", (_sound(part.get("input_audio")),)
+            return {"audio": (_sound(part.get("input_audio")),)}
     raise InvalidRequest("invalid message format")
 
 

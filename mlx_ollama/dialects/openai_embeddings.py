@@ -8,6 +8,7 @@ from typing import Any
 from mlx_ollama import gojson
 from mlx_ollama.dialects.answers import PLAIN_JSON
 from mlx_ollama.dialects.gotypes import Struct, anything, integer, string
+from mlx_ollama.dialects.v1types import ABOUT_THE_CALLER
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.types import Embed, Embeddings
 
@@ -15,7 +16,7 @@ ENCODINGS = ("float", "base64")
 
 _EMBED = Struct(
     "EmbedRequest",
-    {"model": string, "input": anything, "dimensions": integer, "encoding_format": string},
+    {"model": string, "input": anything, "dimensions": integer, "encoding_format": string, **ABOUT_THE_CALLER},
     package="openai",
     empty="EOF",
 )
@@ -33,6 +34,7 @@ def decode(body: bytes, headers: Mapping[str, str]) -> Embed:
         raise InvalidRequest("invalid input")
     return Embed(
         model=members.get("model", ""),
+        ignored=members.ignored,
         inputs=_texts(texts),
         dimensions=members.get("dimensions", 0),
         base64=encoding.lower() == "base64",

@@ -6,12 +6,23 @@ from typing import Any
 from mlx_ollama import gojson
 from mlx_ollama.dialects import v1types
 from mlx_ollama.dialects.answers import Refusal, Stage
-from mlx_ollama.dialects.gotypes import Struct, array_of, boolean, integer, mapping, number, object_of, string
+from mlx_ollama.dialects.gotypes import (
+    Members,
+    Struct,
+    anything,
+    array_of,
+    boolean,
+    integer,
+    mapping,
+    number,
+    object_of,
+    string,
+    unheeded,
+)
 from mlx_ollama.dialects.responses_answers import ResponsesChat
 from mlx_ollama.dialects.responses_input import joined_name, read_input
 from mlx_ollama.dialects.sse import EVENT_STREAM
-from mlx_ollama.dialects.v1types import think_of_effort, writable
-from mlx_ollama.errors import InvalidRequest
+from mlx_ollama.dialects.v1types import ABOUT_THE_CALLER, STREAM_OPTIONS, ignored, think_of_effort, writable
 from mlx_ollama.types import Message
 
 
@@ -20,11 +31,14 @@ def _schema(value: Any, where: str) -> Any:
 
 
 _REASONING = Struct("ResponsesReasoning", {"effort": string, "summary": string})
+_STREAM_OPTIONS = Struct("StreamOptions", STREAM_OPTIONS)
 _FORMAT = Struct(
     "ResponsesTextFormat",
     {"type": string, "name": string, "description": string, "schema": writable, "strict": boolean},
 )
-_TEXT = Struct("ResponsesText", {"format": object_of(_FORMAT, "openai.ResponsesTextFormat")})
+_TEXT = Struct(
+    "ResponsesText", {"format": object_of(_FORMAT, "openai.ResponsesTextFormat"), "verbosity": unheeded("medium")}
+)
 _FUNCTION = {"type": string, "name": string, "description": string, "strict": boolean, "parameters": _schema}
 _MEMBER = Struct("ResponsesTool", _FUNCTION)
 _TOOL = Struct(
@@ -46,6 +60,12 @@ _REQUEST = Struct(
         "stream": boolean,
         "truncation": string,
         "background": boolean,
+        "include": unheeded([], ["reasoning.encrypted_content"]),
+        "parallel_tool_calls": unheeded(True),
+        "stream_options": object_of(_STREAM_OPTIONS, "openai.StreamOptions"),
+        "tool_choice": anything,
+        "top_logprobs": unheeded(0),
+        **ABOUT_THE_CALLER,
     },
     package="openai",
     empty="EOF",
@@ -60,14 +80,13 @@ def decode_responses(body: bytes, headers: Mapping[str, str]) -> ResponsesChat:
     Raises:
         InvalidRequest: in the reference's words.
     """
-    if headers.get("content-encoding", "").lower() == "zstd":
-        raise InvalidRequest("Content-Encoding zstd is not supported here: send the request body uncompressed")
     members = _REQUEST.read(body)
     instructions = members.get("instructions", "")
     tools = list(_functions(members.get("tools", ())))
     layout = members.get("text", {}).get("format", {})
     return ResponsesChat(
         model=members.get("model", ""),
+        ignored=tuple(_ignored(members)),
         messages=(*((Message("system", instructions),) if instructions else ()), *members.get("input", ())),
         tools=[_as_tool(tool) for tool in tools],
         stream=members.get("stream", False),
@@ -94,6 +113,16 @@ def _functions(tools: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             if member.get("type") == "function":
                 name = joined_name(tool.get("name", "") if is_namespace else "", member.get("name", ""))
                 yield {**member, "name": name}
+
+
+def _ignored(members: Members) -> Iterator[str]:
+    yield from ignored(members)
+    if members.get("background"):
+        # The answer repeats it, and comes at once all the same.
+        yield "background"
+    for tool in members.get("tools", ()):
+        if tool.get("type") not in ("function", "namespace"):
+            yield f"tools.{tool.get('type', '')}"
 
 
 def _as_tool(tool: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mlx_ollama import gojson
 from mlx_ollama.dialects.answers import PLAIN_JSON, REFUSAL_JSON, Refusal, Stage
-from mlx_ollama.dialects.gotypes import image
+from mlx_ollama.dialects.gotypes import Members, Read, anything, image, unheeded
 from mlx_ollama.errors import InvalidRequest
 
 EFFORTS: Mapping[str, bool | str] = {
@@ -21,6 +21,25 @@ EFFORTS: Mapping[str, bool | str] = {
 }
 """What a reasoning effort means for `think` (wire-spec 8.2)."""
 
+ABOUT_THE_CALLER: Mapping[str, Read] = dict.fromkeys(
+    (
+        "client_metadata",
+        "metadata",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    ),
+    anything,
+)
+"""Fields of OpenAI's bodies that ask for nothing in the answer: nobody heeds them, and nobody has to be told."""
+
+STREAM_OPTIONS: Mapping[str, Read] = {"include_obfuscation": unheeded(False)}
+
 _ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
 _FORBIDDEN = 403
 
@@ -34,6 +53,17 @@ def writable(value: Any, where: str) -> Any:
     except (TypeError, RecursionError) as error:
         raise InvalidRequest("exceeded max depth") from error
     return value
+
+
+def ignored(members: Members) -> tuple[str, ...]:
+    """The fields that are not heeded, with `tool_choice` if it asks for anything else than what happens.
+
+    The model decides whether it calls a tool, as for `auto`; `none` is nothing else where no tools are given.
+    """
+    choice = members.get("tool_choice", "auto")
+    kind, rest = (choice.get("type"), choice) if isinstance(choice, dict) else (choice, {})
+    happens = kind == "auto" or (kind == "none" and not members.get("tools"))
+    return members.ignored + (() if happens and not rest.get("disable_parallel_tool_use") else ("tool_choice",))
 
 
 def think_of_effort(effort: str) -> bool | str | None:

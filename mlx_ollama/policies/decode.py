@@ -7,6 +7,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_ollama.errors import TooLarge, TooSlow
+from mlx_ollama.policies.unpack import MOST_UNPACKED_BYTES, unpacked
 from mlx_ollama.types import Call
 
 Decoder = Callable[[bytes, Mapping[str, str]], Call]
@@ -22,7 +23,7 @@ class Decode:
     time that a body may be in silence between two pieces.
 
     Raises:
-        InvalidRequest: in the words of the dialect.
+        InvalidRequest: in the words of the dialect, or for a body in an encoding that is not known.
         TooLarge: for a body over `max_body`.
         TooSlow: for a body that stops arriving.
     """
@@ -42,7 +43,10 @@ class Decode:
             return
         body = await self._body(receive)
         if body is not None:
-            scope.setdefault("state", {})["call"] = await _decoded(decoder, body, Headers(scope=scope))
+            headers = Headers(scope=scope)
+            if encoding := headers.get("content-encoding"):
+                body = await asyncio.to_thread(unpacked, body, encoding, min(self._max_body, MOST_UNPACKED_BYTES))
+            scope.setdefault("state", {})["call"] = await _decoded(decoder, body, headers)
             await self.app(scope, receive, send)
 
     async def _body(self, receive: Receive) -> bytes | None:

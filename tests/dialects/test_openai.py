@@ -97,7 +97,7 @@ def test_parts_become_messages() -> None:
         Message("user", "a"),
         Message("user", "", images=(PIXEL,)),
         Message("user", "b"),
-        Message("user", "", images=(b"hi",)),
+        Message("user", "", audio=(b"hi",)),
     )
     assert _chat(messages=[{"role": "user", "content": []}]).messages == ()
 

@@ -133,8 +133,6 @@ def test_bodies_that_are_none() -> None:
         with pytest.raises(InvalidRequest) as raised:
             decode_responses(body, {})
         assert raised.value.message == message
-    with pytest.raises(InvalidRequest, match="zstd is not supported here: send the request body uncompressed"):
-        decode_responses(b"(\xb5/\xfd", {"content-encoding": "zstd"})
     assert decode_responses(b"null", {}).model == ""
 
 

@@ -122,9 +122,8 @@ def test_nothing_in_a_body_is_a_fault_of_ours(path: str, body: dict[str, Any]) -
         assert isinstance(call, Chat)
         answers: Any = door.answers(call)
         events: list[Event] = [Rendered("", 1)] if call.render_only else EVENTS
-        streamed = b"".join(answers.event(event) for event in events)
-        assert streamed
         assert json.loads(answers.whole(events))
+        assert call.render_only or all(map(answers.event, EVENTS))
         # Images are refused before anything is sent.
         turns = tuple(replace(message, images=()) for message in call.messages)
         prompt = Prompt("chat", 9, 0, shift=True, messages=turns, tools=tuple(map(known_parts, call.tools)))
