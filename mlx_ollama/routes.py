@@ -107,10 +107,12 @@ class OpenLine:
         self._clock = asyncio.get_running_loop().time
         self._sent_at = self._clock()
         self.is_open = False
+        self.has_spoken = False
 
     async def flush(self, piece: bytes) -> None:
-        """Send a piece, and the status before the first one, which may be empty."""
+        """Send a piece of the answer, and the status before the first one, which may be empty."""
         async with self._lock:
+            self.has_spoken = self.has_spoken or bool(piece)
             await self._flush(piece)
 
     async def beat(self, heartbeat: Callable[[], bytes], patience: float) -> None:
@@ -166,7 +168,8 @@ class EventStream(Response):
                 except MlxOllamaError as error:
                     if not line.is_open:
                         raise
-                    await line.flush(answers.broken(error.message))
+                    end = answers.broken if line.has_spoken else answers.failed
+                    await line.flush(end(error.message))
         if plain:
             await JsonResponse(answers.whole([plain]), answers.whole_headers)(scope, receive, send)
         else:

@@ -11,8 +11,10 @@ import pytest
 from starlette.types import Message
 
 from mlx_ollama.dialects.answers import Answers
+from mlx_ollama.dialects.anthropic_answers import MessagesAnswers
 from mlx_ollama.dialects.ollama_answers import ChatEncoder
 from mlx_ollama.dialects.openai_answers import ChatEncoder as OpenAIEncoder
+from mlx_ollama.dialects.responses_answers import ResponsesAnswers, ResponsesChat
 from mlx_ollama.errors import GenerationFailed, MlxOllamaError
 from mlx_ollama.routes import EventStream, StreamKeepAlive
 from mlx_ollama.types import Chat, Delta, Done, Event, Leased, Rendered, Usage
@@ -104,9 +106,20 @@ def test_an_early_error_has_a_status_of_its_own() -> None:
 
 def test_an_error_after_a_heartbeat_is_told_in_the_stream() -> None:
     steps: list[Step] = [Leased(), 0.08, GenerationFailed("no")]
-    body = _body(_sent(steps, OpenAIEncoder(CALL)))
-    assert json.loads(body.partition(b"data: ")[2])["error"]["message"] == "no"
+    for answers in (OpenAIEncoder(CALL), ResponsesAnswers(ResponsesChat(model="m")), MessagesAnswers(CALL)):
+        body = _body(_sent(steps, answers))
+        *_, last = body.rstrip().split(b"\n\n")
+        assert json.loads(last.partition(b"data: ")[2])["error"]["message"] == "no"
+        assert (b"event: error\n" in last) is not isinstance(answers, OpenAIEncoder)
     assert _body(_sent(steps, ChatEncoder(CALL))).endswith(b'{"error":"no"}\n')
+
+
+def test_an_error_in_mid_stream_is_the_references() -> None:
+    steps: list[Step] = [Leased(), 0.08, Delta("a"), GenerationFailed("no")]
+    chat = _body(_sent(steps, OpenAIEncoder(CALL)))
+    assert json.loads(chat.rpartition(b"data: ")[2])["model"] == ""
+    for answers in (ResponsesAnswers(ResponsesChat(model="m")), MessagesAnswers(CALL)):
+        assert b"error" not in _body(_sent(steps, answers)).replace(b'"error":null', b"")
 
 
 def test_a_plain_answer_stays_plain() -> None:

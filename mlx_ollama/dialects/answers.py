@@ -26,8 +26,9 @@ class Whole(Protocol):
 class Answers(Whole, Protocol):
     """The wire form of an answer that may be streamed, too.
 
-    A stream is what `event` gives for each event, or `broken` in the place of the rest. Everything is complete with its
-    line ends and frames; empty bytes are not sent.
+    A stream is what `event` gives for each event, or `broken` in the place of the rest; `failed` in the place of it all
+    where nothing but heartbeats was sent: the reference would have refused with a status then. Everything is complete
+    with its line ends and frames; empty bytes are not sent.
     """
 
     stream_headers: Mapping[str, str]
@@ -35,6 +36,8 @@ class Answers(Whole, Protocol):
     def event(self, event: Event) -> bytes: ...
 
     def broken(self, message: str) -> bytes: ...
+
+    def failed(self, message: str) -> bytes: ...
 
     def heartbeat(self) -> bytes:
         """A piece of a stream that says nothing, for whoever takes silence for death."""

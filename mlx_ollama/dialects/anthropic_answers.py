@@ -28,6 +28,9 @@ class MessagesAnswers(NamedEvents):
     def event(self, event: Event) -> bytes:
         return b"".join(_frame(*told) for told in self._events(event))
 
+    def failed(self, message: str) -> bytes:
+        return _frame("error", {"error": {"type": "api_error", "message": message}})
+
     def whole(self, events: Sequence[Event]) -> bytes:
         answer = Delta.joined([event for event in events if isinstance(event, Delta)])
         done = next(event for event in reversed(events) if isinstance(event, Done))

@@ -30,6 +30,9 @@ class Encoder(ABC):
         """The line that ends a stream which cannot go on (wire-spec 2.4)."""
         return gojson.dumps({"error": message}) + b"\n"
 
+    def failed(self, message: str) -> bytes:
+        return self.broken(message)
+
     def heartbeat(self) -> bytes:
         """A line of an answer that has nothing in it."""
         return self._framed(self._piece(b'""')) + b"\n"

@@ -44,14 +44,8 @@ class Encoder(ABC):
             return self._last_chunks(event) + DONE
         return _framed(self._whole([event]))
 
-    def broken(self, message: str) -> bytes:
-        """The end of a stream that cannot go on (wire-spec 8.1).
-
-        Before the first chunk, when there has been nothing but heartbeats, the reference would still have had a status
-        to refuse with: the error takes its place, in the form that OpenAI's own clients look for.
-        """
-        if self._has_begun:
-            return self._cut_off()
+    def failed(self, message: str) -> bytes:
+        """The error in the form that OpenAI's own clients look for in a stream."""
         return _framed(error_object(message, "api_error"))
 
     def heartbeat(self) -> bytes:
@@ -90,8 +84,8 @@ class Encoder(ABC):
         """How the answer ended, and its counts where they are asked for."""
 
     @abstractmethod
-    def _cut_off(self) -> bytes:
-        """What follows the chunks of an answer that fails."""
+    def broken(self, message: str) -> bytes:
+        """The end of a stream that cannot go on; the reference does not say why (wire-spec 8.1)."""
 
     @abstractmethod
     def _choice(self, whole: Delta, done: Done | None) -> dict[str, Any]:
@@ -138,7 +132,7 @@ class ChatEncoder(Encoder):
         ending = self._head + b'{},"finish_reason":' + reason + b"}]}\n\n"
         return opening + ending + (self._usage(done) if self._call.include_usage else b"")
 
-    def _cut_off(self) -> bytes:
+    def broken(self, message: str) -> bytes:
         return self._head_of("") + b'{"content":""},"finish_reason":null}]}\n\n'
 
     def _choice(self, whole: Delta, done: Done | None) -> dict[str, Any]:
@@ -183,7 +177,7 @@ class CompletionEncoder(Encoder):
         ending = self._chunk([{"text": "", "index": 0, "finish_reason": done.reason}], None)
         return ending + (self._chunk([], done.usage) if self._call.include_usage else b"")
 
-    def _cut_off(self) -> bytes:
+    def broken(self, message: str) -> bytes:
         return b""
 
     def _choice(self, whole: Delta, done: Done | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mlx_ollama.dialects.responses_items import (
     reasoning_item,
 )
 from mlx_ollama.dialects.sse import NamedEvents, named_event
+from mlx_ollama.dialects.v1types import error_object
 from mlx_ollama.types import Chat, Delta, Done, Event, ToolCall, Usage
 
 _LARGEST_NUMBER = 999_999
@@ -42,6 +43,11 @@ class ResponsesAnswers(NamedEvents):
 
     def event(self, event: Event) -> bytes:
         return b"".join(self._stream.frames(event))
+
+    def failed(self, message: str) -> bytes:
+        """The error twice: OpenAI's clients look for the object, others read the event that OpenAI describes."""
+        told = {"type": "error", "code": None, "message": message, "param": None, "sequence_number": 0}
+        return named_event("error", gojson.dumps(gojson.in_key_order(told | error_object(message, "api_error"))))
 
     def whole(self, events: Sequence[Event]) -> bytes:
         answer = Delta.joined([event for event in events if isinstance(event, Delta)])

@@ -20,6 +20,9 @@ _ITEMS = {
     "reasoning": Struct("ResponsesReasoningInput", {"encrypted_content": string, "summary": anything}),
     "web_search_call": Struct("ResponsesWebSearchCall", {}),
 }
+_HEAD = Struct("", {"type": string, "role": string})
+"""What tells of which kind an item is; the reference reads it into a struct without a name."""
+
 _TEXT_PARTS = ("input_text", "output_text")
 _PARTS = (*_TEXT_PARTS, "input_image", "input_file")
 _ROLES = {"developer": "system"}
@@ -64,10 +67,11 @@ def _placed(place: str, read: Callable[[], Any]) -> Any:
 
 def _read_item(item: Any) -> tuple[str, dict[str, Any]]:
     members = item if isinstance(item, Mapping) else {}
-    kind = members.get("type") or ("message" if members.get("role") else "")
+    head = _HEAD.members(members, _HEAD.name)
+    kind = head.get("type") or ("message" if head.get("role") else "")
     if not kind:
         raise InvalidRequest("input item missing required 'type' field")
-    if not isinstance(kind, str) or kind not in _ITEMS:
+    if kind not in _ITEMS:
         raise InvalidRequest(f"unknown input item type: {gojson.dumps(kind).decode()}")
     read = _ITEMS[kind].members(members, _ITEMS[kind].name)
     for name in ("content", "output"):

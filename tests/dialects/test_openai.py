@@ -193,7 +193,7 @@ def _choice(frame: bytes) -> dict[str, Any]:
 @pytest.mark.parametrize("encoder", [ChatEncoder(_chat()), CompletionEncoder(_completion())])
 def test_what_fails_after_nothing_but_heartbeats_is_told(encoder: ChatEncoder | CompletionEncoder) -> None:
     assert encoder.heartbeat() == b": keep-alive\n\n"
-    assert json.loads(encoder.broken("gone").removeprefix(b"data: "))["error"]["message"] == "gone"
+    assert json.loads(encoder.failed("gone").removeprefix(b"data: "))["error"]["message"] == "gone"
 
 
 def test_embeddings() -> None:
