@@ -152,11 +152,12 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answers = self._answers
-        scope.setdefault("state", {})["job"] = True
         line = OpenLine(send, answers.stream_headers)
         plain: Event | None = None
         async with aclosing(self._events) as events:
             first = await anext(events)
+            # As in the reference, where a model is loaded before the answer begins, and refused in another way.
+            scope.setdefault("state", {})["job"] = True
             with self._beating(line, is_leased=isinstance(first, Leased)):
                 try:
                     if isinstance(first, Leased):

@@ -135,6 +135,21 @@ def test_strict_refuses_options_without_effect(tiny_home: Path) -> None:
         assert (refused.status_code, refused.json()) == (400, {"error": message})
 
 
+@pytest.mark.parametrize(
+    ("members", "content_type"),
+    [
+        ({"template": "{{ .X"}, "application/json; charset=utf-8"),
+        ({"format": "xml"}, "application/json"),
+        ({"format": "xml", "stream": False}, "application/json; charset=utf-8"),
+        ({"model": "nope"}, "application/json; charset=utf-8"),
+    ],
+)
+def test_what_is_refused_says_how_far_it_came(tiny: Server, members: dict[str, object], content_type: str) -> None:
+    refused = tiny.post("/api/generate", {"model": "tiny", "prompt": "x", **members})
+    assert refused.status_code >= 400
+    assert refused.headers["content-type"] == content_type
+
+
 def test_nulls_and_empty_values_are_unset(tiny: Server) -> None:
     body = {"model": "tiny", "prompt": "ra", "stream": False, "options": {"num_predict": 1, "stop": None}}
     unset: dict[str, object] = {
@@ -234,5 +249,5 @@ def test_a_model_whose_weights_have_moved_away(tiny_directory: Path, tmp_path: P
         assert server.client.get("/api/tags").json()["models"][0]["name"] == "moved:latest"
         for path, body in (("/api/show", {"model": "moved"}), ("/api/generate", {"model": "moved", "prompt": "x"})):
             refused = server.post(path, body)
-            assert refused.status_code == 500
+            assert (refused.status_code, refused.headers["content-type"]) == (500, "application/json; charset=utf-8")
             assert str(moved) in refused.json()["error"]

@@ -4,9 +4,10 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 
 from tests.support.embedders import write_tiny_encoder
@@ -142,6 +143,28 @@ def test_json_schema(client: openai.OpenAI, model: str) -> None:
     chunks = client.chat.completions.create(model=model, messages=HI, response_format=free, max_tokens=9, stream=True)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert text.startswith("{") or model == "parrot"
+
+
+class Number(pydantic.BaseModel):
+    n: Literal[1, 2]
+
+
+def test_parsed_answers(client: openai.OpenAI, server: Server) -> None:
+    given: Any = {"model": "tiny", "messages": HI, "max_tokens": 60}
+    whole = client.chat.completions.parse(**given, response_format=Number)
+    assert isinstance(whole.choices[0].message.parsed, Number)
+    with client.chat.completions.stream(**given, response_format=Number) as stream:
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, Number)
+    asked: Any = {"model": "tiny", "input": "hi", "max_output_tokens": 60, "text_format": Number}
+    assert isinstance(client.responses.parse(**asked).output_parsed, Number)
+    with client.responses.stream(**asked) as events:
+        assert isinstance(events.get_final_response().output_parsed, Number)
+
+    async def ask() -> Any:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as gpt:
+            return (await gpt.responses.parse(**asked)).output_parsed
+
+    assert isinstance(asyncio.run(ask()), Number)
 
 
 def test_logprobs(client: openai.OpenAI) -> None:

@@ -3,10 +3,11 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import openai
+import pydantic
 import pytest
 from backports import zstd
 
@@ -110,6 +111,30 @@ def test_messages_without_sync(server: Server) -> None:
     whole, text = asyncio.run(ask())
     assert _blocks(whole) == WHOLE
     assert text == RAW
+
+
+class Number(pydantic.BaseModel):
+    n: Literal[1, 2]
+
+
+def test_parsed_messages(claude: anthropic.Anthropic) -> None:
+    given: Any = {"model": "plain", "max_tokens": 60, "messages": TALK, "output_format": Number}
+    assert isinstance(claude.messages.parse(**given).parsed_output, Number)
+    with claude.messages.stream(**given) as stream:
+        assert isinstance(stream.get_final_message().parsed_output, Number)
+
+
+def test_messages_without_sync_that_think_and_call(server: Server) -> None:
+    async def ask() -> anthropic.types.Message:
+        async with (
+            anthropic.AsyncAnthropic(base_url=server.url, api_key="none", max_retries=0) as client,
+            client.messages.stream(
+                model="able", max_tokens=100, messages=TALK, tools=[ANTHROPIC_TOOL], thinking=THINKING
+            ) as stream,
+        ):
+            return await stream.get_final_message()
+
+    assert _blocks(asyncio.run(ask())) == WHOLE
 
 
 def test_a_model_that_cannot_think_is_asked_all_the_same(claude: anthropic.Anthropic) -> None:

@@ -6,9 +6,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-ROUNDED = ("chat.multiturn",)
-"""Cases that turn on a near-tie: the reference rounds activations to 8 bits, we compute them in float32."""
-
 FIXTURES = Path(__file__).parents[2] / "compat_fixtures"
 
 

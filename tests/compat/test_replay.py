@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.compat.recordings import ROUNDED, cases, differences, pending
+from tests.compat.differences import DIFFERENCES
+from tests.compat.recordings import cases, differences, pending
 from tests.support.server import Server, serving
 
 
@@ -29,8 +30,8 @@ def _judge(url: str, case: dict[str, Any]) -> None:
     problems = differences(url, case)
     if case["name"] in pending():
         assert problems, f"{case['name']} passes: take it off compat_fixtures/pending"
-    elif case["name"] in ROUNDED:
-        # The text differs, and with it why it ends; tests/real/test_rounding.py shows that rounding is the whole cause.
+    elif case["name"] in DIFFERENCES:
+        # The text differs, and with it why it ends.
         assert all("done_reason" in problem for problem in problems)
     else:
         assert not problems

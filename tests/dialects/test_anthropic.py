@@ -144,6 +144,20 @@ def test_thinking(members: dict[str, Any], think: bool | str | None) -> None:
     assert _decode(**members).think == think
 
 
+@pytest.mark.parametrize(
+    ("format_", "expected"),
+    [
+        ({"type": "json_schema", "schema": {"type": "object"}}, {"type": "object"}),
+        ({"type": "json_schema"}, None),
+        ({"type": "xml", "schema": {}}, None),
+        ({"schema": {}}, None),
+        (None, None),
+    ],
+)
+def test_formats(format_: Any, expected: Any) -> None:
+    assert _decode(output_config={"format": format_, "effort": "low"}).format == expected
+
+
 def test_tools_without_a_schema_of_the_callers_are_left_out() -> None:
     tools = [
         {"type": "web_search_20250305", "name": "web_search", "max_uses": 3},

@@ -69,6 +69,10 @@ def test_items_become_turns() -> None:
     [
         (5, "input must be a string or array: json: cannot unmarshal number into Go value of type []json.RawMessage"),
         ([{"type": "zzz"}], 'input[0]: unknown input item type: "zzz"'),
+        (
+            [{"type": 5}],
+            "input[0]: json: cannot unmarshal number into Go struct field .type of type string",
+        ),
         (["x"], "input[0]: input item missing required 'type' field"),
         ([{"role": "user"}, {}], "input[1]: input item missing required 'type' field"),
         ([{"role": "user", "content": [{"type": "zzz"}]}], "input[0]: content[0]: unknown content type: zzz"),

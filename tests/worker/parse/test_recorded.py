@@ -21,20 +21,11 @@ from mlx_ollama.worker.parse.choice import make_parser
 from mlx_ollama.worker.prompt import PromptTokens, render
 from mlx_ollama.worker.stream import Stream
 from mlx_ollama.worker.text import TextStream
+from tests.compat.differences import DIFFERENCES
 from tests.compat.recordings import cases
 from tests.gotemplate.test_prompt import TOOLTHINK
 from tests.worker.parse.tokenizers import tokenizer_of
 
-DIFFERENT = {
-    "tools_unknown_fn": "the reference swallows a call of an unknown function; here its text comes back",
-    "think_format": "the reference asks a second time for the constrained answer, and parses nothing of that one",
-    "q35_format": "the same",
-    "chat_native_tools_raw": "the reference's engine had parsed the calls itself, and sends them with the last line",
-}
-UNORDERED = {
-    "tools_stream": "the reference's parser for templates shuffles the arguments; here they keep the model's order",
-    "tools_nostream": "the same",
-}
 FAMILIES = {"q3c": "qwen3-coder", "q35": "qwen3.5"}
 TIME = re.compile(r'"created_at":"[^"]*"')
 ID = re.compile(r'"id":"call_[a-z0-9]{8}"')
@@ -140,12 +131,10 @@ def _without_times(body: str) -> str:
 @pytest.mark.parametrize("case", cases("scripted"), ids=lambda case: case["name"])
 def test_the_answer_is_the_references(case: dict[str, Any]) -> None:
     got, recorded = _without_times(_body(case)), _without_times(case["response"]["body"])
-    if case["name"] in DIFFERENT:
-        assert got != recorded
-    elif case["name"] in UNORDERED:
+    difference = DIFFERENCES.get(case["name"])
+    assert (got == recorded) is (difference is None)
+    if difference and difference.unordered:
         assert list(map(json.loads, got.splitlines())) == list(map(json.loads, recorded.splitlines()))
-    else:
-        assert got == recorded
 
 
 def test_an_unknown_function_is_text() -> None:

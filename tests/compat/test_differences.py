@@ -1,0 +1,11 @@
+"""The table of differences tells of recordings that there are."""
+
+from tests.compat.differences import DIFFERENCES
+from tests.compat.recordings import FIXTURES, cases
+
+
+def test_every_difference_is_of_a_recorded_exchange() -> None:
+    recorded = [case["name"] for file in FIXTURES.glob("*.jsonl") for case in cases(file.stem)]
+    assert set(recorded) >= set(DIFFERENCES)
+    assert len(recorded) == len(set(recorded))
+    assert all(difference.why for difference in DIFFERENCES.values())
