@@ -9,6 +9,7 @@ from email.utils import collapse_rfc2231_value
 from mlx_ollama.errors import InvalidRequest
 
 MOST_PARTS = 1000
+LARGEST_HEAD_BYTES = 16 * 1024
 _PART_END = b"\r\n"
 
 
@@ -24,7 +25,7 @@ def read_form(body: bytes, content_type: str) -> Form:
     """The form that a body of this `Content-Type` holds.
 
     Raises:
-        InvalidRequest: for a body that is no form, or has over a thousand parts.
+        InvalidRequest: for a body that is no form, or has too many parts or too large headers.
     """
     fields: dict[str, str] = {}
     files: dict[str, bytes] = {}
@@ -56,7 +57,9 @@ def _parts(body: bytes, boundary: bytes) -> list[tuple[bytes, bytes]]:
     last = next((at for at, piece in enumerate(pieces) if piece.startswith(b"--")), None)
     if last is None:
         raise _no_form("multipart: message too large" if len(pieces) > MOST_PARTS else "multipart: NextPart: EOF")
-    split = (piece.partition(2 * _PART_END) for piece in pieces[:last])
+    split = [piece.partition(2 * _PART_END) for piece in pieces[:last]]
+    if any(len(head) > LARGEST_HEAD_BYTES for head, _, _ in split):
+        raise _no_form("multipart: message too large")
     return [(head, content) for head, _, content in split]
 
 

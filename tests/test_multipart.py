@@ -44,6 +44,7 @@ def test_parts_with_odd_headers_are_nobodys() -> None:
         (b"", TYPE, "multipart: NextPart: EOF"),
         (_body(('name="a"', b"b"))[:-4], TYPE, "multipart: NextPart: EOF"),
         (b"--xYz\r\n" * 20_000, TYPE, "multipart: message too large"),
+        (b"--xYz\r\n" + b"a: b\r\n" * 20_000 + b"\r\n--xYz--", TYPE, "multipart: message too large"),
     ],
 )
 def test_what_is_no_form(body: bytes, content_type: str, why: str) -> None:

@@ -7,6 +7,7 @@ from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 from mlx_ollama.errors import InvalidRequest, TooLarge
 
 MOST_UNPACKED_BYTES = 20 << 20
+_LONGEST_NAME = 64
 _LARGEST_WINDOW: Mapping[int, int] = {DecompressionParameter.window_log_max: 25}
 """As a power of two: what a frame of the largest body may ask for, and no more memory than that."""
 
@@ -25,7 +26,9 @@ def unpacked(body: bytes, encoding: str, most: int = MOST_UNPACKED_BYTES) -> byt
     if name in ("", "identity"):
         return body
     if name != "zstd":
-        raise InvalidRequest(f"Content-Encoding {encoding!r} is not supported: send the body uncompressed or as zstd")
+        raise InvalidRequest(
+            f"Content-Encoding {name[:_LONGEST_NAME]!r} is not supported: send the body uncompressed or as zstd"
+        )
     frame = ZstdDecompressor(options=_LARGEST_WINDOW)
     try:
         plain = frame.decompress(body, most + 1)

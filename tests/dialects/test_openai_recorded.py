@@ -4,7 +4,7 @@ bytes, but for times and ids.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 from mlx_ollama.doors import DOORS
 from mlx_ollama.types import Delta, Done, Embeddings, Event, Generation, Rendered, Usage
 from tests.compat.recordings import cases
-from tests.worker.parse.feeding import GET_W, cuts
 from tests.worker.parse.test_recorded import Script
 from tests.worker.parse.test_recorded import _answer as answer_to
 
@@ -120,56 +119,3 @@ def test_content_types(case: dict[str, Any]) -> None:
         is_stream = recorded == "text/event-stream"
         headers = answers.stream_headers if is_stream else answers.whole_headers
         assert headers["content-type"] == recorded
-
-
-def _texts() -> list[str]:
-    """Everything that a script ever said."""
-    found = set()
-    for case in (*cases("scripted"), *cases("scripted_openai")):
-        script = _script(case)
-        for name in ("completion", "chat"):
-            pieces = [piece if isinstance(piece, str) else piece.get("content", "") for piece in script.get(name, ())]
-            found.add("".join(pieces))
-    return sorted(found - {""})
-
-
-def _named(function: Mapping[str, Any]) -> tuple[str, str]:
-    given = function["arguments"]
-    return function["name"], json.dumps(json.loads(given) if isinstance(given, str) else given)
-
-
-def _joined(path: str, body: bytes) -> dict[str, Any]:
-    """What a client puts together from a stream."""
-    frames = [line.removeprefix(b"data: ") for line in body.splitlines() if line]
-    objects = [json.loads(frame) for frame in frames if frame != b"[DONE]"]
-    whole: dict[str, Any] = {"text": "", "thinking": "", "calls": [], "reasons": []}
-    for found in objects:
-        choice = found["choices"][0] if path.startswith("/v1/") else found
-        part = choice.get("delta") or choice.get("message") or {}
-        whole["text"] += part.get("content") or choice.get("text") or choice.get("response") or ""
-        whole["thinking"] += part.get("reasoning") or part.get("thinking") or choice.get("thinking") or ""
-        whole["calls"] += [_named(call["function"]) for call in part.get("tool_calls", choice.get("tool_calls", ()))]
-        whole["reasons"] += [reason for reason in (choice.get("finish_reason"), choice.get("done_reason")) if reason]
-    return whole
-
-
-@pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completions"])
-@pytest.mark.parametrize("text", _texts())
-def test_the_joined_answer_is_the_same_however_it_was_split(path: str, text: str) -> None:
-    asked = {"model": "toolthink", "messages": [{"role": "user", "content": "x"}], "tools": [GET_W], "prompt": "x"}
-    door = DOORS[path]
-    call = door.decode(json.dumps({**asked, "stream": True}).encode(), {})
-    assert isinstance(call, Generation)
-    expected: dict[str, Any] | None = None
-    for pieces in cuts(text):
-        joined = _joined(path, _streamed(door.answers(call), call, pieces))
-        expected = expected or joined
-        assert joined == expected, pieces
-    assert expected
-    assert len(expected["reasons"]) == 1
-
-
-def _streamed(answers: Any, call: Generation, pieces: Sequence[str]) -> bytes:
-    events = [*answer_to(call, Script(list(pieces), 0), is_limited=False), Done("stop", USAGE)]
-    assert not any(isinstance(event, Rendered) for event in events)
-    return b"".join(map(answers.event, events))
