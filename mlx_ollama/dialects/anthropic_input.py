@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_ollama.dialects.gotypes import image
+from mlx_ollama.dialects.v1types import role_of
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.types import Message, ToolCall
 
@@ -29,7 +30,7 @@ def conversation(messages: Sequence[Mapping[str, Any]]) -> Iterator[Message]:
         content = message.get("content")
         for block in content if isinstance(content, list) else [{"type": "text", "text": text_of(content)}]:
             turn.add(block)
-        yield from turn.messages(message.get("role", "").lower())
+        yield from turn.messages(role_of(message.get("role", "")))
 
 
 @dataclass

@@ -24,6 +24,7 @@ from mlx_ollama.dialects.v1types import (
     arguments_of_text,
     ignored,
     image_of_url,
+    role_of,
     think_of_effort,
 )
 from mlx_ollama.errors import InvalidRequest
@@ -201,7 +202,7 @@ def _messages(given: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
 
 
 def _turn(members: Mapping[str, Any], calls: tuple[ToolCall, ...], names: Mapping[str, str]) -> list[Message]:
-    role, content = members.get("role", "").lower(), members.get("content")
+    role, content = role_of(members.get("role", "")), members.get("content")
     call_id = members.get("tool_call_id", "")
     name = members.get("name") or names.get(call_id, "")
     shared = {"tool_name": name if role == "tool" else "", "tool_call_id": call_id}

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_ollama import gojson
 from mlx_ollama.dialects.gotypes import Struct, anything, string
-from mlx_ollama.dialects.v1types import arguments_of_text, image_of_url, writable
+from mlx_ollama.dialects.v1types import arguments_of_text, image_of_url, role_of, writable
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.types import Message, ToolCall
 
@@ -25,8 +25,6 @@ _HEAD = Struct("", {"type": string, "role": string})
 
 _TEXT_PARTS = ("input_text", "output_text")
 _PARTS = (*_TEXT_PARTS, "input_image", "input_file")
-_ROLES = {"developer": "system"}
-"""Roles that templates do not know, and what they are called there."""
 
 
 def read_input(value: Any, where: str) -> tuple[Message, ...]:
@@ -110,9 +108,9 @@ class _Conversation:
                 self._thinking += members.get("encrypted_content") or _summary(members.get("summary"))
 
     def _message(self, members: Mapping[str, Any]) -> None:
-        role = members.get("role", "").lower()
+        role = role_of(members.get("role", ""))
         text, images = _content(members.get("content"))
-        message = Message(_ROLES.get(role, role), text, images=images)
+        message = Message(role, text, images=images)
         if role == "assistant":
             message, self._thinking = replace(message, thinking=self._thinking), ""
         self.messages.append(message)

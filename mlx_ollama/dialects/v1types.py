@@ -40,6 +40,8 @@ ABOUT_THE_CALLER: Mapping[str, Read] = dict.fromkeys(
 
 STREAM_OPTIONS: Mapping[str, Read] = {"include_obfuscation": unheeded(False)}
 
+_ROLES = {"developer": "system"}
+
 _ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
 _FORBIDDEN = 403
 
@@ -53,6 +55,14 @@ def writable(value: Any, where: str) -> Any:
     except (TypeError, RecursionError) as error:
         raise InvalidRequest("exceeded max depth") from error
     return value
+
+
+def role_of(given: str) -> str:
+    """A role by the name that templates know it by; one that nobody knows is theirs to judge.
+
+    The reference passes `developer` on in chats, and most templates then lose or refuse what it says.
+    """
+    return _ROLES.get(given.lower(), given.lower())
 
 
 def ignored(members: Members) -> tuple[str, ...]:

@@ -102,6 +102,12 @@ def test_parts_become_messages() -> None:
     assert _chat(messages=[{"role": "user", "content": []}]).messages == ()
 
 
+def test_roles_are_those_that_templates_know() -> None:
+    roles = ("Developer", "USER", "zebra")
+    found = _chat(messages=[{"role": role, "content": "x"} for role in roles]).messages
+    assert [message.role for message in found] == ["system", "user", "zebra"]
+
+
 def test_calls_and_their_results() -> None:
     function = {"name": "f", "arguments": '{"b": 1, "a": 2.5}'}
     calls: list[Any] = [{"id": "call_1", "index": 3, "type": "function", "function": function}]
