@@ -55,6 +55,10 @@ UNHEEDED: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
     "/api/embed": [({"encoding_format": "float"}, ("encoding_format",))],
     "/api/embeddings": [({"truncate": True}, ("truncate",))],
     "/api/show": [({"tags": []}, ("tags",))],
+    **{
+        path: [({"modelfile": "FROM x"}, ("modelfile",))]
+        for path in ("/api/create", "/api/copy", "/api/delete", "/api/pull", "/api/push")
+    },
     "/v1/chat/completions": [
         ({"n": 2, "logit_bias": {"1": 2}, "tool_choice": "required"}, ("n", "logit_bias", "tool_choice")),
         ({"tools": [FUNCTION], "tool_choice": "none"}, ("tool_choice",)),
@@ -83,7 +87,8 @@ UNHEEDED: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
 
 
 def _ignored(path: str, members: dict[str, Any]) -> tuple[str, ...]:
-    return DECODERS[path](json.dumps({**BODIES[path], **members}).encode(), {}).ignored
+    method = "DELETE" if path == "/api/delete" else "POST"
+    return DECODERS[method, path](json.dumps({**BODIES.get(path, {}), **members}).encode(), {}).ignored
 
 
 @pytest.mark.parametrize(("path", "members"), [(path, each) for path, given in HEEDED.items() for each in given])
@@ -100,7 +105,7 @@ def test_what_is_not_heeded_is_named(path: str, members: dict[str, Any], names: 
 
 def test_the_last_of_several_counts() -> None:
     body = b'{"model":"m","messages":[{"role":"user","content":"x"}],"n":2,"N":1,"z":1,"Z":2}'
-    assert DECODERS["/v1/chat/completions"](body, {}).ignored == ("z",)
+    assert DECODERS["POST", "/v1/chat/completions"](body, {}).ignored == ("z",)
 
 
 @pytest.mark.parametrize("path", [path for path in BODIES if "embed" not in path])

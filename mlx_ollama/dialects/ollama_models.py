@@ -5,6 +5,7 @@ from typing import Any
 
 from mlx_ollama import gojson
 from mlx_ollama.dialects.gotypes import (
+    Members,
     Read,
     Struct,
     anything,
@@ -68,6 +69,7 @@ def decode_create(body: bytes, headers: Mapping[str, str]) -> Create:
     members = _CREATE.read(body)
     return Create(
         model=_model(members),
+        ignored=members.ignored,
         source=members.get("from", ""),
         quantize=members.get("quantize") or members.get("quantization", ""),
         messages=tuple(message_of(message) for message in members.get("messages", ())),
@@ -78,12 +80,14 @@ def decode_create(body: bytes, headers: Mapping[str, str]) -> Create:
 def decode_copy(body: bytes, headers: Mapping[str, str]) -> Copy:
     """`POST /api/copy` (wire-spec 6.5)."""
     members = _COPY.read(body)
-    return Copy(model=members.get("source", ""), destination=members.get("destination", ""))
+    names = {"model": members.get("source", ""), "destination": members.get("destination", "")}
+    return Copy(**names, ignored=members.ignored)
 
 
 def decode_delete(body: bytes, headers: Mapping[str, str]) -> Delete:
     """`DELETE /api/delete` (wire-spec 6.6)."""
-    return Delete(model=_model(_DELETE.read(body)))
+    members = _DELETE.read(body)
+    return Delete(model=_model(members), ignored=members.ignored)
 
 
 def decode_pull(body: bytes, headers: Mapping[str, str]) -> Pull:
@@ -111,5 +115,6 @@ def _model(members: Mapping[str, Any]) -> str:
     return str(members.get("model") or members.get("name", ""))
 
 
-def _transfer(members: Mapping[str, Any]) -> dict[str, Any]:
-    return {"model": _model(members), **{key: members[key] for key in ("insecure", "stream") if key in members}}
+def _transfer(members: Members) -> dict[str, Any]:
+    given = {key: members[key] for key in ("insecure", "stream") if key in members}
+    return {"model": _model(members), "ignored": members.ignored, **given}
