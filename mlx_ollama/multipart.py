@@ -1,16 +1,17 @@
 """Bodies of `multipart/form-data` (RFC 7578), with the words that Go finds for one that is none (wire-spec 8.7)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.message import Message
-from email.parser import BytesHeaderParser
-from email.utils import collapse_rfc2231_value
 
 from mlx_ollama.errors import InvalidRequest
 
 MOST_PARTS = 1000
 LARGEST_HEAD_BYTES = 16 * 1024
-_PART_END = b"\r\n"
+_LINE_END = b"\r\n"
+_DISPOSITION = re.compile(r"^content-disposition:(.*)", re.IGNORECASE | re.MULTILINE)
+_PARAMETER = re.compile(r';\s*([\w*-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))')
+_ESCAPED = re.compile(r"\\(.)")
 
 
 @dataclass(frozen=True)
@@ -30,34 +31,36 @@ def read_form(body: bytes, content_type: str) -> Form:
     fields: dict[str, str] = {}
     files: dict[str, bytes] = {}
     for head, content in _parts(body, _boundary(content_type)):
-        disposition = BytesHeaderParser().parsebytes(head.strip() + b"\r\n\r\n")
-        name = disposition.get_param("name", "", "content-disposition")
-        name = collapse_rfc2231_value(name) if name else ""
-        if disposition.get_filename():
-            files.setdefault(name, content)
+        found = _DISPOSITION.search(head.decode("utf-8", "replace"))
+        told = _parameters(found[1]) if found else {}
+        if told.get("filename") or told.get("filename*"):
+            files.setdefault(told.get("name", ""), content)
         else:
-            fields.setdefault(name, content.decode("utf-8", "replace"))
+            fields.setdefault(told.get("name", ""), content.decode("utf-8", "replace"))
     return Form(fields, files)
 
 
 def _boundary(content_type: str) -> bytes:
-    header = Message()
-    header["content-type"] = content_type
-    if not content_type or header.get_content_type() != "multipart/form-data":
+    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         raise _no_form("request Content-Type isn't multipart/form-data")
-    boundary = header.get_boundary()
+    boundary = _parameters(content_type).get("boundary")
     if not boundary:
         raise _no_form("no multipart boundary param in Content-Type")
     return boundary.encode("latin-1", "replace")
 
 
+def _parameters(header: str) -> dict[str, str]:
+    """What follows the first `;` of a header, by name in lower case."""
+    return {name.lower(): bare or _ESCAPED.sub(r"\1", quoted) for name, quoted, bare in _PARAMETER.findall(header)}
+
+
 def _parts(body: bytes, boundary: bytes) -> list[tuple[bytes, bytes]]:
     """Headers and content of each part; what stands before the first mark and after the last one is nobody's."""
-    _, *pieces = (_PART_END + body).split(_PART_END + b"--" + boundary, MOST_PARTS + 1)
+    _, *pieces = (_LINE_END + body).split(_LINE_END + b"--" + boundary, MOST_PARTS + 1)
     last = next((at for at, piece in enumerate(pieces) if piece.startswith(b"--")), None)
     if last is None:
         raise _no_form("multipart: message too large" if len(pieces) > MOST_PARTS else "multipart: NextPart: EOF")
-    split = [piece.partition(2 * _PART_END) for piece in pieces[:last]]
+    split = [piece.partition(2 * _LINE_END) for piece in pieces[:last]]
     if any(len(head) > LARGEST_HEAD_BYTES for head, _, _ in split):
         raise _no_form("multipart: message too large")
     return [(head, content) for head, _, content in split]

@@ -1,5 +1,8 @@
 """Forms as bodies."""
 
+import random
+import time
+
 import pytest
 
 from mlx_ollama.errors import InvalidRequest
@@ -32,6 +35,42 @@ def test_fields_and_files() -> None:
 def test_parts_with_odd_headers_are_nobodys() -> None:
     body = b"--xYz\r\n\r\nno headers\r\n--xYz\r\nContent-Disposition: form-data\r\n\r\nno name\r\n--xYz\r\n--xYz--"
     assert read_form(body, TYPE).fields == {"": "no headers"}
+
+
+def test_a_file_may_be_named_in_any_way() -> None:
+    body = _body(
+        ("name=a; filename*=UTF-8''%e2%82%ac", b"1"), ('NAME="b";FileName=x', b"2"), ('name=c; filename=""', b"3")
+    )
+    assert read_form(body, TYPE) == Form({"c": "3"}, {"a": b"1", "b": b"2"})
+
+
+def test_odd_headers_do_no_harm() -> None:
+    generator = random.Random(1)
+    bits = [
+        "; name*=",
+        "idna''",
+        "\0",
+        "%FF",
+        "; filename=",
+        '"',
+        "\\",
+        ";",
+        "=",
+        "\r\n",
+        "\n",
+        ":",
+        "*0*",
+        "é",
+        "name",
+        '; a="',
+    ]
+    for _ in range(3000):
+        head = "".join(generator.choices(bits, k=generator.randint(1, 12)))
+        form = read_form(_body((head, b"v")), TYPE)
+        assert len(form.fields) + len(form.files) <= 1
+    began = time.process_time()
+    read_form(_body(('; a="\\' * 2500, b"v")), TYPE)
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(
