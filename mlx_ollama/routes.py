@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from mlx_ollama.dialects import ollama, openai_models
 from mlx_ollama.dialects.answers import NDJSON, REFUSAL_JSON, Answers, Door
 from mlx_ollama.doors import DOORS
-from mlx_ollama.errors import MlxOllamaError
+from mlx_ollama.errors import MlxOllamaError, TemplateFailed
 from mlx_ollama.library import Library
 from mlx_ollama.service import Events, Service
 from mlx_ollama.types import Chat, Embed, Event, Leased, Show
@@ -156,8 +156,6 @@ class EventStream(Response):
         plain: Event | None = None
         async with aclosing(self._events) as events:
             first = await anext(events)
-            # As in the reference, where a model is loaded before the answer begins, and refused in another way.
-            scope.setdefault("state", {})["job"] = True
             with self._beating(line, is_leased=isinstance(first, Leased)):
                 try:
                     if isinstance(first, Leased):
@@ -168,6 +166,8 @@ class EventStream(Response):
                         await self._stream(line, first, events)
                 except MlxOllamaError as error:
                     if not line.is_open:
+                        # In the reference, models load and templates run before the answer begins.
+                        scope.setdefault("state", {})["job"] = not isinstance(error, TemplateFailed)
                         raise
                     end = answers.broken if line.has_spoken else answers.failed
                     await line.flush(end(error.message))

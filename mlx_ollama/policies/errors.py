@@ -6,7 +6,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_ollama import errors
-from mlx_ollama.dialects.answers import Refusal, Refuse, Stage
+from mlx_ollama.dialects.answers import Refuse, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -54,20 +54,17 @@ class Errors:
         except errors.MlxOllamaError as error:
             if begun:
                 raise
-            # Whatever runs them here, templates are run before the answer begins in the reference.
-            stage = "checking" if isinstance(error, errors.TemplateFailed) else _stage(scope)
-            await _refuse(
-                self._refuse_of(scope["path"])(status_of(error), error.message, stage), status_of(error), send
-            )
+            await _refuse(self._refuse_of(scope["path"]), scope, send, status_of(error), error.message)
         # The last resort of the server: a fault of ours must not take the connection down without a word.
         except Exception:
             if begun or scope["type"] != "http":
                 raise
             logger.exception("%s %s failed", scope["method"], scope["path"])
-            await _refuse(self._refuse_of(scope["path"])(500, "internal server error", _stage(scope)), 500, send)
+            await _refuse(self._refuse_of(scope["path"]), scope, send, 500, "internal server error")
 
 
-async def _refuse(refusal: Refusal, status: int, send: Send) -> None:
+async def _refuse(refuse: Refuse, scope: Scope, send: Send, status: int, message: str) -> None:
+    refusal = refuse(status, message, _stage(scope))
     headers = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
     headers.append((b"content-length", str(len(refusal.body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
