@@ -8,32 +8,57 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from mlx_ollama.doors import DECODERS, refuse_of
+from mlx_ollama.connections import Connections
+from mlx_ollama.doors import DECODERS, DOORS, refuse_of
 from mlx_ollama.durations import keep_alive_seconds
 from mlx_ollama.library import Library, ready
 from mlx_ollama.link import WorkerLink
 from mlx_ollama.models.store import Store, StoredModel
+from mlx_ollama.peers import Peers
 from mlx_ollama.policies.access_log import AccessLog
+from mlx_ollama.policies.concurrency import Concurrency, Slots
+from mlx_ollama.policies.deadline import Deadline, Deadlines
 from mlx_ollama.policies.decode import Decode
 from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.drain import Drain, InFlight
 from mlx_ollama.policies.errors import Errors
 from mlx_ollama.policies.ignored import IgnoredOptions
+from mlx_ollama.policies.in_flight import Crowd, InFlightCap
 from mlx_ollama.policies.origin import Origin
+from mlx_ollama.policies.rate_limit import RateLimit, Rates
+from mlx_ollama.policies.slow_readers import SlowReaders
 from mlx_ollama.pool import Pool
 from mlx_ollama.routes import NotFound, StreamKeepAlive, find, resources, routes
 from mlx_ollama.service import Service
 from mlx_ollama.settings import Settings
 from mlx_ollama.store_routes import UPLOADS, store_resources
 
+OVERLOADED = {
+    "guarded": "Server overloaded. Max {most} concurrent requests",
+    "ollama": "server busy, please try again.  maximum pending requests exceeded",
+}
+"""What a request is told that finds no room, by profile; Ollama's own words have two blanks (wire-spec 9.1)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the policies count and measure."""
+
+    crowd: Crowd
+    slots: Slots
+    rates: Rates
+    deadlines: Deadlines
+    connections: Connections
+
 
 @dataclass(frozen=True)
 class Gateway:
-    """The application and the two parts of it that its server needs for a graceful end."""
+    """The application, and the parts of it that its server needs: for connections, and for a graceful end."""
 
     app: Starlette
     pool: Pool
     in_flight: InFlight
+    limits: Limits
 
 
 def create_gateway(settings: Settings) -> Gateway:
@@ -52,6 +77,7 @@ def create_gateway(settings: Settings) -> Gateway:
     library = Library(Store(settings.models, settings.converted))
     service = Service(library, pool, default_context=settings.context_length)
     in_flight = InFlight()
+    limits = _limits(settings)
     heartbeats = StreamKeepAlive(settings.stream_keep_alive, ndjson=settings.ndjson_keep_alive)
     table = {
         **resources(service, library, heartbeats),
@@ -65,12 +91,17 @@ def create_gateway(settings: Settings) -> Gateway:
     # The order in which a request meets them, outermost first.
     policies = [
         Middleware(AccessLog),
+        Middleware(SlowReaders, seconds=settings.write_timeout, hang_up=limits.connections.hang_up),
         Middleware(Origin, origins=settings.origins, bind_host=settings.host, allow_of=allow_of),
         Middleware(Errors, refuse_of=refuse_of),
+        Middleware(InFlightCap, crowd=limits.crowd, paths=DOORS),
         Middleware(Decode, decoders=DECODERS, max_body=settings.max_body, timeout=settings.body_timeout),
         Middleware(IgnoredOptions, strict=settings.strict),
         Middleware(Drain, in_flight=in_flight),
+        Middleware(RateLimit, rates=limits.rates, peers=Peers(settings.trusted_proxies)),
         Middleware(CancelOnDisconnect, uploads=UPLOADS),
+        Middleware(Deadline, deadlines=limits.deadlines),
+        Middleware(Concurrency, slots=limits.slots),
     ]
 
     @asynccontextmanager
@@ -82,7 +113,23 @@ def create_gateway(settings: Settings) -> Gateway:
     app = Starlette(routes=routes(table), middleware=policies, lifespan=lifespan)
     app.router.redirect_slashes = False
     app.router.default = NotFound(table)
-    return Gateway(app, pool, in_flight)
+    return Gateway(app, pool, in_flight, limits)
+
+
+def _limits(settings: Settings) -> Limits:
+    slots = Slots(
+        settings.max_concurrent,
+        queue=settings.queue,
+        patience=settings.queue_timeout,
+        message=OVERLOADED[settings.profile],
+    )
+    return Limits(
+        crowd=Crowd(slots),
+        slots=slots,
+        rates=Rates(settings.rate_limit, settings.rate_window),
+        deadlines=Deadlines(settings.timeout),
+        connections=Connections(),
+    )
 
 
 def create_app(settings: Settings) -> Starlette:

@@ -8,8 +8,12 @@ MlxOllamaError
 ├── ModelNotFound
 │   └── ModelMissing      in the reference's usual words
 ├── NoEmbeddings          the model generates text, and vectors were asked for
-├── TooLarge              a body over the limit
-├── TooSlow               a body that stopped arriving
+├── LimitReached          a limit of the operator's, who can set it
+│   ├── TooLarge          a body over the limit
+│   ├── TooSlow           a body that does not arrive in time
+│   ├── Overloaded        more at once than is taken
+│   ├── RateLimited       more from one address than is taken
+│   └── DeadlinePassed    an answer that took too long
 ├── InvalidOption         an option of the wrong type (the reference calls that its own fault)
 ├── TemplateFailed        a prompt template that does not parse or run
 ├── JobFailed             a model could not be created, fetched or sent
@@ -84,12 +88,54 @@ class NoEmbeddings(MlxOllamaError):
         )
 
 
-class TooLarge(MlxOllamaError):
-    """The request's body is over `max_body`."""
+class LimitReached(MlxOllamaError):
+    """A limit of the operator's stands in the way.
+
+    `setting` is the variable that would have let the request in, `retry_after` the whole seconds after which it may be
+    asked again, None where asking again is of no use.
+    """
+
+    setting = ""
+    retry_after: int | None = None
 
 
-class TooSlow(MlxOllamaError):
+class TooLarge(LimitReached):
+    """The request's body is over the limit of bytes."""
+
+    setting = "MLX_API_MAX_BODY"
+
+
+class TooSlow(LimitReached):
     """The rest of the request's body did not come in time."""
+
+    setting = "MLX_API_BODY_TIMEOUT"
+
+
+class Overloaded(LimitReached):
+    """More requests at once than the server takes."""
+
+    def __init__(self, message: str, *, setting: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.setting, self.retry_after = setting, retry_after
+
+
+class RateLimited(LimitReached):
+    """More requests from one address than the server takes from one."""
+
+    setting = "MLX_API_RATE_LIMIT"
+
+    def __init__(self, *, retry_after: int) -> None:
+        super().__init__("Rate limit exceeded")
+        self.retry_after = retry_after
+
+
+class DeadlinePassed(LimitReached):
+    """The answer was not complete in time; asking for the same again would take as long."""
+
+    setting = "MLX_API_TIMEOUT"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the answer took longer than {seconds:g} seconds ({self.setting})")
 
 
 class InvalidOption(MlxOllamaError):

@@ -1,14 +1,15 @@
-"""One frozen `Settings`, from defaults < TOML file < environment < flags; nothing else reads the environment."""
+"""One frozen `Settings`, from defaults < profile < TOML file < environment < flags; only this reads the environment."""
 
 import math
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mlx_ollama.durations import parse_duration
+from mlx_ollama.peers import Peers
 
 PREFIX = "MLX_API_"
 KEEP_ALIVE_SECONDS = 300.0
@@ -18,6 +19,13 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 
 DEVICES = ("auto", "cpu", "gpu")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+MOST_RATE_LIMIT = 100_000
+
+_ABOVE_ZERO = (
+    *("connection_keep_alive", "max_body", "body_timeout", "load_timeout", "prefill_slice"),
+    *("max_concurrent", "rate_window", "write_timeout"),
+)
+_ZERO_OR_MORE = ("drain", "context_length", "stream_keep_alive", "queue", "queue_timeout", "rate_limit", "timeout")
 
 
 class SettingsError(ValueError):
@@ -66,6 +74,20 @@ class Settings:
     ndjson_keep_alive: bool = _setting(
         default=False, help_text="say so on Ollama's own streams, too, with a line that has no text in it"
     )
+    profile: str = _setting(
+        "guarded",
+        "how the server behaves under load: guarded refuses at once, ollama lets requests wait as Ollama does",
+    )
+    max_concurrent: int = _setting(5, "inference requests at once")
+    queue: int = _setting(0, "inference requests that may wait for their turn; the others are refused")
+    queue_timeout: float = _setting(60.0, "how long they wait before they are refused; 0 is for ever")
+    rate_limit: int = _setting(30, "inference requests of one client address in a window; 0 is no limit")
+    rate_window: float = _setting(60.0, "that window")
+    trusted_proxies: tuple[str, ...] = _setting(
+        (), "addresses and networks of proxies whose X-Forwarded-For is believed, comma separated"
+    )
+    timeout: float = _setting(300.0, "how long an answer may take, waiting and loading included; 0 is for ever")
+    write_timeout: float = _setting(60.0, "how long a client may take nothing of its answer before it is hung up on")
     prefill_slice: float = _setting(0.25, "longest time a prompt is read without letting running answers go on")
 
     @property
@@ -77,6 +99,22 @@ class Settings:
     def converted(self) -> Path:
         """MLX model directories made from GGUF files, one folder per file digest."""
         return self.home / "converted"
+
+
+_WAITING: Mapping[str, Any] = {
+    "max_concurrent": 16,
+    "queue": 512,
+    "queue_timeout": 0.0,
+    "rate_limit": 0,
+    "timeout": 0.0,
+}
+"""As many at once as the engine was measured with; the rest is the reference's (wire-spec 9)."""
+
+PROFILES: Mapping[str, Mapping[str, Any]] = {
+    "guarded": {setting.name: setting.default for setting in fields(Settings) if setting.name in _WAITING},
+    "ollama": _WAITING,
+}
+"""What settings are under a profile if nobody has set them."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +135,7 @@ class Loaded:
 
 
 def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Loaded:
-    """Merge defaults, the TOML file, the environment and `flags` (None values count as unset).
+    """Merge defaults, the profile, the TOML file, the environment and `flags` (None values count as unset).
 
     The file is `config` of the flags, or `MLX_API_CONFIG`, or `config.toml` in the home folder if there is one.
 
@@ -108,9 +146,18 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
     flags = {name: value for name, value in (flags or {}).items() if value is not None}
     file, table = _file(flags, environment)
     origins: dict[str, Origin] = {}
+    profile, source = _pick(Settings.__dataclass_fields__["profile"], flags, environment, table, file)
+    profile = Settings.profile if source == "default" else str(profile)
+    if profile not in PROFILES:
+        raise SettingsError(f"{source}: profile {profile!r}: must be one of {', '.join(PROFILES)}")
     for setting in fields(Settings):
         text, source = _pick(setting, flags, environment, table, file)
-        value = setting.default if source == "default" else _parse(setting, text, source)
+        if source != "default":
+            value = _parse(setting, text, source)
+        elif setting.name in PROFILES[profile]:
+            value, source = PROFILES[profile][setting.name], f"profile {profile}"
+        else:
+            value = setting.default
         origins[setting.name] = Origin(value.expanduser() if isinstance(value, Path) else value, source)
     settings = Settings(**{name: origin.value for name, origin in origins.items()})
     _check(settings, origins)
@@ -232,12 +279,22 @@ def _check(settings: Settings, origins: Mapping[str, Origin]) -> None:
         refuse("device", f"must be one of {', '.join(DEVICES)}")
     if settings.log_level not in LOG_LEVELS:
         refuse("log_level", f"must be one of {', '.join(LOG_LEVELS)}")
-    for name in ("connection_keep_alive", "max_body", "body_timeout", "load_timeout", "prefill_slice"):
+    for name in _ABOVE_ZERO:
         if getattr(settings, name) <= 0:
             refuse(name, "must be above 0")
-    for name in ("drain", "context_length", "stream_keep_alive"):
+    for name in _ZERO_OR_MORE:
         if getattr(settings, name) < 0:
             refuse(name, "must not be negative")
+    _check_addresses(settings, refuse)
+
+
+def _check_addresses(settings: Settings, refuse: Callable[[str, str], None]) -> None:
+    if settings.rate_limit > MOST_RATE_LIMIT:
+        refuse("rate_limit", f"at most {MOST_RATE_LIMIT}: the times of so many are remembered; 0 is no limit")
+    try:
+        Peers(settings.trusted_proxies)
+    except ValueError as error:
+        refuse("trusted_proxies", str(error))
 
 
 def _strangers(environment: Mapping[str, str], table: Mapping[str, Any], file: Path | None) -> list[str]:

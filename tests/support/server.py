@@ -16,6 +16,9 @@ from typing import Any
 import httpx
 import psutil
 
+PATIENT = {"MLX_API_PROFILE": "ollama"}
+"""For tests that are not about limits: many requests at once, or of one address, are nothing special."""
+
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.02
@@ -50,7 +53,7 @@ class Server:
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
                 command,
-                env=clean_environment() | dict(env or {}),
+                env=clean_environment() | PATIENT | dict(env or {}),
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
