@@ -20,8 +20,9 @@ class _NobodyReads(Exception):
 class SlowReaders:
     """Hangs up on a client that for `seconds` takes nothing, and ends the work for it.
 
-    Its kernel, ours and the server hold some hundred kilobytes; only then does a send wait. `hang_up` ends the
-    connection of an address, for servers that would otherwise wait for the client.
+    Its kernel, ours and the server hold a few megabytes at most; only then does a send wait. Over HTTP/2 Hypercorn
+    takes the whole answer, and only its end waits. `hang_up` ends the connection of an address, for servers that would
+    otherwise wait for the client.
     """
 
     def __init__(self, app: ASGIApp, *, seconds: float, hang_up: Callable[[tuple[str, int]], None]) -> None:

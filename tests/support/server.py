@@ -5,6 +5,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,6 +43,13 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -
             return found
         time.sleep(POLL_SECONDS)
     raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def is_busy(worker: psutil.Process, seconds: float = 0.3) -> bool:
+    """Whether a worker computes: its processor time grows with the clock."""
+    before = sum(worker.cpu_times()[:2])
+    time.sleep(seconds)
+    return bool(sum(worker.cpu_times()[:2]) - before > seconds / 3)
 
 
 class Server:
@@ -115,6 +123,18 @@ def _is_worker(process: psutil.Process) -> bool:
         return "mlx_ollama.worker" in process.cmdline()
     except psutil.Error:  # it has just ended
         return False
+
+
+@contextmanager
+def deaf(server: Server, body: Any) -> Iterator[socket.socket]:
+    """A client that asks to generate and never reads."""
+    content = json.dumps(body).encode()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.connect((server.host, server.port))
+        head = f"POST /api/generate HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(content)}\r\n\r\n"
+        connection.sendall(head.encode() + content)
+        yield connection
 
 
 @contextmanager
