@@ -98,3 +98,4 @@ def test_a_window_that_stays_shut_is_a_reader_that_does_not_read(one_at_a_time: 
     assert client.headers(stream)[":status"] == "200"
     wait_until(lambda: _is_free(one_at_a_time), "the permit's return")
     assert client.is_cut()
+    assert "Traceback" not in one_at_a_time.log.read_text()
