@@ -330,7 +330,6 @@ def test_more_than_ten_are_refused_before_their_bodies_are_read() -> None:
         assert (crowd.refusals, slots.refusals) == (1, 0)
         other = Client("/api/show", call=None)
         other.sends(b'{"model":"m"}')
-        other.leave()
         await other.ask(app)
         assert other.status == 200
         for client in slow:
