@@ -14,7 +14,7 @@ from mlx_ollama.dialects import (
     responses,
     v1types,
 )
-from mlx_ollama.dialects.answers import Door, Refuse
+from mlx_ollama.dialects.answers import Answers, Door, Refuse, Vectors
 from mlx_ollama.dialects.anthropic_answers import CountAnswers, MessagesAnswers
 from mlx_ollama.dialects.ollama_answers import ChatEncoder, GenerateEncoder
 from mlx_ollama.dialects.responses_answers import ResponsesAnswers
@@ -45,6 +45,12 @@ DECODERS: Mapping[tuple[str, str], Callable[[bytes, Mapping[str, str]], Call]] =
     ("POST", "/api/push"): ollama_models.decode_push,
 }
 """Every method and path whose body is a call."""
+
+
+def answers_of(path: str, call: Call) -> Answers | Vectors | None:
+    """How an answer to a call on a path is written, None for a path that is no door."""
+    door = DOORS.get(path)
+    return None if door is None else door.answers(call)
 
 
 def refuse_of(path: str) -> Refuse:

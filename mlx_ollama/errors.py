@@ -17,6 +17,8 @@ MlxOllamaError
 ├── InvalidOption         an option of the wrong type (the reference calls that its own fault)
 ├── TemplateFailed        a prompt template that does not parse or run
 ├── JobFailed             a model could not be created, fetched or sent
+├── Unauthorized          no key, or one that is not known
+├── UpstreamDown          the server that was to answer instead cannot be reached
 ├── ShuttingDown
 └── WorkerError
     ├── LoadFailed        the model could not be loaded
@@ -26,7 +28,12 @@ MlxOllamaError
 
 
 class MlxOllamaError(Exception):
-    """Base of every error that a caller may see; the message is what they read."""
+    """Base of every error that a caller may see; the message is what they read.
+
+    `retry_after` is the whole seconds after which asking again may help, None where it is of no use or nobody can say.
+    """
+
+    retry_after: int | None = None
 
     @property
     def message(self) -> str:
@@ -91,12 +98,10 @@ class NoEmbeddings(MlxOllamaError):
 class LimitReached(MlxOllamaError):
     """A limit of the operator's stands in the way.
 
-    `setting` is the variable that would have let the request in, `retry_after` the whole seconds after which it may be
-    asked again, None where asking again is of no use.
+    `setting` is the variable that would have let the request in.
     """
 
     setting = ""
-    retry_after: int | None = None
 
 
 class TooLarge(LimitReached):
@@ -148,6 +153,17 @@ class TemplateFailed(MlxOllamaError):
 
 class JobFailed(MlxOllamaError):
     """Creating, fetching or sending a model failed, and the request is not to blame."""
+
+
+class Unauthorized(MlxOllamaError):
+    """The server has keys, and the request shows none of them."""
+
+    def __init__(self) -> None:
+        super().__init__("this server needs a key: send one as Authorization: Bearer or x-api-key")
+
+
+class UpstreamDown(MlxOllamaError):
+    """The upstream was to answer in our place, and cannot be reached or gave no answer."""
 
 
 class ShuttingDown(MlxOllamaError):

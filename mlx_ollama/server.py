@@ -18,6 +18,7 @@ from hypercorn.config import Config, Sockets
 from mlx_ollama.app import Gateway, create_gateway
 from mlx_ollama.connections import Listener
 from mlx_ollama.errors import ShuttingDown
+from mlx_ollama.policies.origin import is_loopback
 from mlx_ollama.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,21 +50,27 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM, then drain (see `_drain`). `announce` is told the address once it is open.
 
     Raises:
+        SettingsError: for a policy of the user's that cannot be made.
         PortTaken: if the address is in use.
         OSError: if it cannot be opened for another reason.
     """
     _allow_many_files()
+    gateway = create_gateway(settings)
+    if not settings.keys and not is_loopback(settings.host):
+        logger.warning(
+            "listening on %s without keys: whoever reaches this address can use the server; MLX_API_KEYS sets keys",
+            settings.host,
+        )
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     # What has been made by now lives as long as the server: no garbage collection needs to look at it again.
     gc.collect()
     gc.freeze()
-    asyncio.run(_serve(settings, listener))
+    asyncio.run(_serve(gateway, settings, listener))
 
 
-async def _serve(settings: Settings, listener: Listener) -> None:
-    gateway = create_gateway(settings)
+async def _serve(gateway: Gateway, settings: Settings, listener: Listener) -> None:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):

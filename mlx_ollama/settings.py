@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlx_ollama.durations import parse_duration
 from mlx_ollama.peers import Peers
+from mlx_ollama.policy import Policy, policies
 
 PREFIX = "MLX_API_"
 KEEP_ALIVE_SECONDS = 300.0
@@ -32,8 +34,9 @@ class SettingsError(ValueError):
     """A setting that cannot be used; the message names it, its origin and what is allowed."""
 
 
-def _setting(default: Any, help_text: str, *, also: str = "") -> Any:
-    return field(default=default, metadata={"help": help_text, "also": also})
+def _setting(default: Any, help_text: str, *, also: str = "", secret: bool = False) -> Any:
+    """`also` is Ollama's variable for the same; a `secret` is printed nowhere."""
+    return field(default=default, metadata={"help": help_text, "also": also, "secret": secret}, repr=not secret)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,16 @@ class Settings:
     timeout: float = _setting(300.0, "how long an answer may take, waiting and loading included; 0 is for ever")
     write_timeout: float = _setting(60.0, "how long a client may take nothing of its answer before it is hung up on")
     prefill_slice: float = _setting(0.25, "longest time a prompt is read without letting running answers go on")
+    keys: tuple[str, ...] = _setting(
+        (), "keys, comma separated, of which a request needs one; without any, everybody may ask", secret=True
+    )
+    upstream: str = _setting(
+        "",
+        "an Ollama server, as http://127.0.0.1:11434, that answers for models that are not here or cannot be used now",
+    )
+    policies: tuple[Policy, ...] = _setting(
+        (), "policies of your own as package.module:Class, comma separated; their options go into the TOML file"
+    )
 
     @property
     def models(self) -> Path:
@@ -169,7 +182,7 @@ def describe(loaded: Loaded) -> list[tuple[str, str, str, str]]:
     return [
         (
             PREFIX + setting.name.upper(),
-            show(loaded.origins[setting.name].value),
+            _shown(setting, loaded.origins[setting.name].value),
             show(setting.default),
             loaded.origins[setting.name].source,
         )
@@ -185,10 +198,15 @@ def help_texts() -> dict[str, str]:
 def show(value: Any) -> str:
     """A value as one would write it into the environment."""
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(map(str, value))
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _shown(setting: Field[Any], value: Any) -> str:
+    """A value for people, who may read over each other's shoulders."""
+    return f"({len(value)} set)" if setting.metadata["secret"] and value else show(value)
 
 
 def _file(flags: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[Path | None, dict[str, Any]]:
@@ -225,9 +243,10 @@ def _pick(
 
 def _parse(setting: Field[Any], value: Any, source: str) -> Any:
     try:
-        return _as_type_of(setting.default, value)
+        return policies(value) if setting.name == "policies" else _as_type_of(setting.default, value)
     except ValueError as error:
-        raise SettingsError(f"{source}: {value!r} is no good for {setting.name}: {error}") from error
+        told = "what it holds" if setting.metadata["secret"] else repr(value)
+        raise SettingsError(f"{source}: {told} is no good for {setting.name}: {error}") from error
 
 
 def _as_type_of(default: Any, value: Any) -> Any:
@@ -269,7 +288,9 @@ def _seconds(value: Any) -> float:
 
 def _check(settings: Settings, origins: Mapping[str, Origin]) -> None:
     def refuse(name: str, reason: str) -> None:
-        raise SettingsError(f"{origins[name].source}: {name} {show(origins[name].value)!r}: {reason}")
+        setting = next(setting for setting in fields(Settings) if setting.name == name)
+        value = _shown(setting, origins[name].value)
+        raise SettingsError(f"{origins[name].source}: {name} {value!r}: {reason}")
 
     if settings.workers != 1:
         refuse("workers", "only 1 works: loaded models and limits are shared state of one gateway process")
@@ -286,6 +307,7 @@ def _check(settings: Settings, origins: Mapping[str, Origin]) -> None:
         if getattr(settings, name) < 0:
             refuse(name, "must not be negative")
     _check_addresses(settings, refuse)
+    _check_access(settings, refuse)
 
 
 def _check_addresses(settings: Settings, refuse: Callable[[str, str], None]) -> None:
@@ -295,6 +317,27 @@ def _check_addresses(settings: Settings, refuse: Callable[[str, str], None]) -> 
         Peers(settings.trusted_proxies)
     except ValueError as error:
         refuse("trusted_proxies", str(error))
+
+
+def _check_access(settings: Settings, refuse: Callable[[str, str], None]) -> None:
+    if not all(key.isascii() and key.isprintable() and " " not in key for key in settings.keys):
+        refuse("keys", "a key goes into a header: ASCII, no spaces")
+    if settings.upstream and not _is_base_url(settings.upstream):
+        refuse("upstream", "must be http://host:port, with no user, query or fragment")
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        # Asking for a port that is none raises.
+        return bool(
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and (parts.port is None or parts.port)
+            and not (parts.username or parts.password or parts.query or parts.fragment)
+        )
+    except ValueError:
+        return False
 
 
 def _strangers(environment: Mapping[str, str], table: Mapping[str, Any], file: Path | None) -> list[str]:

@@ -8,8 +8,11 @@ from starlette.types import Message, Receive
 
 from mlx_ollama.errors import TooSlow
 
-MOST_UNWANTED_BYTES = 256 * 1024
+MOST_UNWANTED_BYTES = 16 * 1024 * 1024
 PATIENCE_SECONDS = 1.0
+"""Between two pieces."""
+
+MOST_SECONDS = 5.0
 
 SLOWEST_BYTES_PER_SECOND = 8192
 """What a body must come at on the whole once its head start is over: a byte now and then could last for ever."""
@@ -53,11 +56,12 @@ class Incoming:
 async def answered(answer: Callable[[], Awaitable[None]], receive: Receive) -> None:
     """Answer a request whose body is of no interest, without leaving the connection blocked or reset.
 
-    The end of the body is awaited first, as Go does within limits: an answer against unread data may be lost. Whatever
-    comes after these limits is read while the answer is sent.
+    The end of the body is awaited first, as Go does within limits: the server closes a connection with its answer if
+    the body has not ended, and a client that still writes may then lose the answer. Whatever comes after these limits
+    is read while the answer is sent.
     """
     with suppress(TimeoutError):
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(MOST_SECONDS):
             await _read(receive, MOST_UNWANTED_BYTES)
     reading = asyncio.ensure_future(_read(receive, None))
     try:
@@ -70,5 +74,6 @@ async def _read(receive: Receive, most: int | None) -> None:
     size = 0
     message: Message = {"more_body": True}
     while message.get("more_body", False) and (most is None or size <= most):
-        message = await receive()
+        async with asyncio.timeout(None if most is None else PATIENCE_SECONDS):
+            message = await receive()
         size += len(message.get("body", b""))

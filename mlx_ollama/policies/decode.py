@@ -1,4 +1,4 @@
-"""Reads the body of a JSON request once and puts the typed call into `scope["state"]["call"]`."""
+"""Reads the body of a JSON request once; `scope["state"]` then has it as a typed `call`, and its bytes as `body`."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -44,10 +44,12 @@ class Decode:
             return
         body = await self._body(receive)
         if body is not None:
-            headers = Headers(scope=scope)
+            headers, plain = Headers(scope=scope), body
             if encoding := headers.get("content-encoding"):
-                body = await asyncio.to_thread(unpacked, body, encoding, min(self._max_body, MOST_UNPACKED_BYTES))
-            scope.setdefault("state", {})["call"] = await _decoded(decoder, body, headers)
+                plain = await asyncio.to_thread(unpacked, body, encoding, min(self._max_body, MOST_UNPACKED_BYTES))
+            call = await _decoded(decoder, plain, headers)
+            # The body as it came: with the headers it is what another server needs.
+            scope.setdefault("state", {}).update(call=call, body=body)
             await self.app(scope, receive, send)
 
     async def _body(self, receive: Receive) -> bytes | None:

@@ -18,6 +18,7 @@ SETTING_HEADER = "x-mlx-ollama-setting"
 
 STATUS: dict[type[errors.MlxOllamaError], int] = {
     errors.InvalidRequest: 400,
+    errors.Unauthorized: 401,
     errors.ModelNotFound: 404,
     errors.NoEmbeddings: 501,
     errors.LimitReached: 503,
@@ -29,6 +30,7 @@ STATUS: dict[type[errors.MlxOllamaError], int] = {
     errors.TemplateFailed: 500,
     errors.CloudDisabled: 403,
     errors.JobFailed: 500,
+    errors.UpstreamDown: 502,
     errors.ShuttingDown: 503,
     errors.WorkerError: 500,
 }
@@ -93,11 +95,14 @@ class Errors:
 
 
 def _facts(error: errors.MlxOllamaError) -> dict[str, str]:
-    """What a caller can go by who was refused for a limit."""
-    if not isinstance(error, errors.LimitReached):
-        return {}
-    retry = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
-    return {SETTING_HEADER: error.setting, **retry}
+    """What a caller can go by who was refused (RFC 9110, 10.2.3 and 11.6.1)."""
+    setting = error.setting if isinstance(error, errors.LimitReached) else ""
+    facts = {
+        SETTING_HEADER: setting,
+        "retry-after": "" if error.retry_after is None else str(error.retry_after),
+        "www-authenticate": "Bearer" if isinstance(error, errors.Unauthorized) else "",
+    }
+    return {name: value for name, value in facts.items() if value}
 
 
 async def _answer(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
