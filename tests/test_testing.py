@@ -11,24 +11,35 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_ollama.app import create_app
-from mlx_ollama.doors import DECODERS, refuse_of
+from mlx_ollama.doors import DECODERS, DOORS, answers_of, refuse_of
 from mlx_ollama.errors import InvalidRequest, MlxOllamaError
+from mlx_ollama.peers import Peers
 from mlx_ollama.policies.access_log import AccessLog
+from mlx_ollama.policies.concurrency import Concurrency, Slots
+from mlx_ollama.policies.deadline import Deadline, Deadlines
 from mlx_ollama.policies.decode import Decode
 from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.drain import Drain, InFlight
 from mlx_ollama.policies.errors import Errors
 from mlx_ollama.policies.fallback import Fallback
 from mlx_ollama.policies.ignored import IgnoredOptions
+from mlx_ollama.policies.in_flight import Crowd, InFlightCap
 from mlx_ollama.policies.keys import Keys
 from mlx_ollama.policies.merge import MergedLists
 from mlx_ollama.policies.origin import Origin
+from mlx_ollama.policies.rate_limit import RateLimit, Rates
+from mlx_ollama.policies.slow_readers import SlowReaders
 from mlx_ollama.settings import Settings
 from mlx_ollama.testing import PolicyBroken, check_policy
 from mlx_ollama.testing.trial import CROWD
 from mlx_ollama.upstream import Upstream
 
 NOWHERE = "http://127.0.0.1:9"
+
+
+def _slots(queue: int = 0) -> Slots:
+    return Slots(2, queue=queue, patience=60.0, message="full: {most}")
+
 
 SHIPPED: dict[str, Callable[[], None]] = {
     "AccessLog": lambda: check_policy(AccessLog),
@@ -39,7 +50,13 @@ SHIPPED: dict[str, Callable[[], None]] = {
     "Drain": lambda: check_policy(Drain, in_flight=InFlight()),
     "CancelOnDisconnect": lambda: check_policy(CancelOnDisconnect),
     "MergedLists": lambda: check_policy(MergedLists, upstream=None),
-    "Fallback": lambda: check_policy(Fallback, upstream=None),
+    "Fallback": lambda: check_policy(Fallback, upstream=None, answers_of=answers_of),
+    "SlowReaders": lambda: check_policy(SlowReaders, seconds=10.0, hang_up=lambda client: None),
+    "InFlightCap": lambda: check_policy(lambda app: InFlightCap(app, crowd=Crowd(_slots()), paths=DOORS)),
+    "RateLimit": lambda: check_policy(lambda app: RateLimit(app, rates=Rates(20, 60.0), peers=Peers(()))),
+    "Deadline": lambda: check_policy(Deadline, deadlines=Deadlines(60.0)),
+    "Concurrency": lambda: check_policy(lambda app: Concurrency(app, slots=_slots())),
+    "Concurrency, queue": lambda: check_policy(lambda app: Concurrency(app, slots=_slots(queue=3))),
     "IgnoredOptions": lambda: check_policy(IgnoredOptions, strict=True),
 }
 
@@ -55,13 +72,15 @@ def test_what_refuses_everything_is_not_proven() -> None:
 
 
 def test_a_policy_with_an_upstream_that_is_down() -> None:
-    check_policy(lambda app: Fallback(app, upstream=Upstream(NOWHERE)))
+    check_policy(lambda app: Fallback(app, upstream=Upstream(NOWHERE), answers_of=answers_of))
     check_policy(lambda app: MergedLists(app, upstream=Upstream(NOWHERE)))
 
 
 def test_every_policy_of_the_list_is_here(tmp_path: Path) -> None:
     stack = create_app(Settings(home=tmp_path)).user_middleware
-    assert {getattr(middleware.cls, "__name__", "") for middleware in stack} == set(SHIPPED)
+    assert {getattr(middleware.cls, "__name__", "") for middleware in stack} == {
+        name.partition(",")[0] for name in SHIPPED
+    }
 
 
 class _Policy:

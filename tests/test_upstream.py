@@ -77,6 +77,22 @@ def test_a_model_that_cannot_be_loaded_here(tiny: Server, tiny_directory: Path, 
         assert len(server.client.get("/api/tags").json()["models"]) == 1
 
 
+def test_who_finds_no_room_here_goes_there(tiny: Server, tiny_directory: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert run_cli("import", "tiny", str(tiny_directory), "--home", str(home)).returncode == 0
+    limits = {"MLX_API_PROFILE": "guarded", "MLX_API_MAX_CONCURRENT": "1", "MLX_API_UPSTREAM": tiny.url}
+    with serving(home, env=limits) as server:
+        long = {**WORDS, "options": {"num_predict": 100_000, "num_ctx": 8192}}
+        with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+            with client.stream("POST", "/api/generate", json=long) as response:
+                lines = response.iter_lines()
+                next(lines)
+                spilled = server.post("/api/generate", {**WORDS, "stream": False})
+                assert response.headers["x-mlx-ollama-served-by"] == "mlx"
+            assert (spilled.status_code, spilled.headers["x-mlx-ollama-served-by"]) == (200, "upstream")
+            assert spilled.json()["eval_count"] == 20
+
+
 def test_a_client_that_leaves_frees_the_upstream(front: Server, tiny: Server) -> None:
     tiny.post("/api/generate", {"model": "tiny"})
     (worker,) = tiny.workers()
@@ -112,8 +128,8 @@ def test_an_upstream_that_goes_away(tmp_path: Path, tiny_directory: Path) -> Non
             lines = response.iter_lines()
             next(lines)
             back.process.send_signal(signal.SIGKILL)
-            with pytest.raises(httpx.RemoteProtocolError):
-                list(lines)
+            *_, last = lines
+        assert f"and the upstream {back.url} broke off its answer" in json.loads(last)["error"]
         back.process.wait(10)
         refused = front.post("/api/chat", TALK)
         assert refused.status_code == 502

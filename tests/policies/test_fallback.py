@@ -10,8 +10,8 @@ import pytest
 import respx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlx_ollama.doors import DECODERS, refuse_of
-from mlx_ollama.errors import InvalidRequest, LoadFailed, MlxOllamaError, ModelNotFound, ShuttingDown
+from mlx_ollama.doors import DECODERS, answers_of, refuse_of
+from mlx_ollama.errors import InvalidRequest, LoadFailed, MlxOllamaError, ModelNotFound, Overloaded, ShuttingDown
 from mlx_ollama.policies.decode import Decode
 from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.errors import Errors
@@ -23,6 +23,7 @@ from mlx_ollama.upstream import Upstream
 URL = "http://upstream.test:11434"
 CHAT = b'{ "model":"theirs", "messages":[] , "x": "\xc3\xb6"}'
 MISSING = ModelNotFound("model 'theirs' not found")
+BUSY = Overloaded("Server overloaded. Max 5 concurrent requests", setting="MLX_API_MAX_CONCURRENT", retry_after=7)
 
 Inner = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -48,7 +49,7 @@ def _saying(body: bytes, status: int = 200, **headers: str) -> Inner:
 
 
 def _around(inner: Inner, upstream: Upstream) -> ASGIApp:
-    merged = MergedLists(Fallback(inner, upstream=upstream), upstream=upstream)
+    merged = MergedLists(Fallback(inner, upstream=upstream, answers_of=answers_of), upstream=upstream)
     decode = Decode(CancelOnDisconnect(merged), decoders=DECODERS, max_body=1 << 20, timeout=1.0)
     return Errors(decode, refuse_of=refuse_of)
 
@@ -124,7 +125,7 @@ def test_an_answer_comes_back_as_it_is(status: int) -> None:
             sent.append(message)
 
         scope = _scope()
-        await Fallback(_raising(MISSING), upstream=Upstream(URL))(scope, _never, send)
+        await Fallback(_raising(MISSING), upstream=Upstream(URL), answers_of=answers_of)(scope, _never, send)
         return sent
 
     start, *pieces = asyncio.run(ask())
@@ -156,7 +157,7 @@ def test_a_stream_comes_as_it_comes() -> None:
                 gate.set()
 
         respx.post(f"{URL}/api/chat").mock(return_value=httpx.Response(200, content=pieces()))
-        await Fallback(_raising(MISSING), upstream=Upstream(URL))(_scope(), _never, send)
+        await Fallback(_raising(MISSING), upstream=Upstream(URL), answers_of=answers_of)(_scope(), _never, send)
         return seen
 
     assert asyncio.run(run()) == [b"", b"one\n", b"two\n", b""]
@@ -209,7 +210,7 @@ def test_what_never_does(path: str, content: bytes | None) -> None:
 
 
 @respx.mock
-@pytest.mark.parametrize("error", [MISSING, LoadFailed("no")])
+@pytest.mark.parametrize("error", [MISSING, BUSY, LoadFailed("no")])
 def test_refusals_that_another_server_can_mend(error: MlxOllamaError) -> None:
     respx.post(f"{URL}/api/chat").mock(return_value=httpx.Response(200, text="theirs"))
     assert _ask(_raising(error)).text == "theirs"
@@ -282,15 +283,43 @@ def test_every_way_to_be_down(failure: Exception) -> None:
     assert _ask(_raising(MISSING)).status_code == 502
 
 
-@respx.mock
-def test_an_answer_that_breaks_off_is_cut_off() -> None:
+def _breaking(headers: dict[str, str]) -> httpx.Response:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"one\n"
         raise httpx.ReadError("reset")
 
-    respx.post(f"{URL}/api/chat").mock(return_value=httpx.Response(200, content=pieces()))
+    return httpx.Response(200, content=pieces(), headers=headers)
+
+
+@respx.mock
+def test_a_stream_that_breaks_off_says_so() -> None:
+    respx.post(f"{URL}/api/chat").mock(return_value=_breaking({"content-type": "application/x-ndjson"}))
+    one, last = _ask(_raising(MISSING)).text.splitlines()
+    told = f"model 'theirs' not found, and the upstream {URL} broke off its answer (reset)"
+    assert (one, orjson.loads(last)) == ("one", {"error": told})
+
+
+@respx.mock
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "application/json"},
+        {"content-type": "application/x-ndjson", "content-encoding": "gzip"},
+        {"content-type": "application/x-ndjson", "content-length": "100"},
+    ],
+)
+def test_another_answer_that_breaks_off_is_cut_off(headers: dict[str, str]) -> None:
+    respx.post(f"{URL}/api/chat").mock(return_value=_breaking(headers))
     with pytest.raises(MlxOllamaError, match="broke off its answer"):
         _ask(_raising(MISSING))
+
+
+@respx.mock
+def test_who_is_busy_while_the_upstream_is_down_says_when_to_come_back() -> None:
+    respx.post(f"{URL}/api/chat").mock(side_effect=httpx.ConnectError(""))
+    refused = _ask(_raising(BUSY))
+    assert (refused.status_code, refused.headers["retry-after"]) == (502, "7")
+    assert refused.json()["error"].startswith("Server overloaded. Max 5 concurrent requests, and the upstream")
 
 
 @respx.mock

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlx_ollama.app import create_app
 from mlx_ollama.policies.errors import Errors
-from mlx_ollama.policies.fallback import Fallback
 from mlx_ollama.policies.keys import Keys
+from mlx_ollama.policies.merge import MergedLists
 from mlx_ollama.policies.plugins import OwnPolicy, with_own
 from mlx_ollama.policy import Policy
 from mlx_ollama.settings import Settings, SettingsError, describe, load
@@ -100,7 +100,7 @@ def test_a_policy_that_refuses_before_the_body_is_read(tmp_path: Path) -> None:
         ('[[policies]]\nuse = "long_talks"\n', "a policy is named as package.module:Class"),
         (IN_FILE + IN_FILE.replace("most", "least"), "policies[1] (long_talks:LongTalks): "),
         (IN_FILE.replace("most", "least"), "its options are: most"),
-        (IN_FILE + 'before = "Nobody"\n', "there is no policy 'Nobody' to stand next to; there are AccessLog, Origin,"),
+        (IN_FILE + 'before = "Nobody"\n', "there is no policy 'Nobody' to stand next to; there are AccessLog, "),
         (IN_FILE + 'before = "Keys"\nafter = "Decode"\n', "it cannot stand after Decode and before Keys"),
         (IN_FILE + 'before = "Origin"\n', "it must stand after Errors"),
         (IN_FILE + "before = 3\n", "policies[0]: before = 3 is not a name"),
@@ -133,27 +133,30 @@ def _names(own: list[OwnPolicy]) -> list[str]:
     built_in = [
         Middleware(Errors, refuse_of=None),  # type: ignore[arg-type]
         Middleware(Keys, keys=()),
-        Middleware(Fallback, upstream=None),
+        Middleware(MergedLists, upstream=None),
     ]
     return [
-        getattr(middleware.cls, "__name__", "") for middleware in with_own(built_in, own, usually_before="Fallback")
+        getattr(middleware.cls, "__name__", "") for middleware in with_own(built_in, own, usually_before="MergedLists")
     ]
 
 
 @pytest.mark.parametrize(
     ("own", "names"),
     [
-        ([], ["Errors", "Keys", "Fallback"]),
-        ([Plain, Other], ["Errors", "Keys", "Plain", "Other", "Fallback"]),
-        ([HERE], ["Errors", "Keys", "Plain", "Fallback"]),
+        ([], ["Errors", "Keys", "MergedLists"]),
+        ([Plain, Other], ["Errors", "Keys", "Plain", "Other", "MergedLists"]),
+        ([HERE], ["Errors", "Keys", "Plain", "MergedLists"]),
         (
             [Policy(Plain, before="Keys"), Policy(Other, before="Keys")],
-            ["Errors", "Plain", "Other", "Keys", "Fallback"],
+            ["Errors", "Plain", "Other", "Keys", "MergedLists"],
         ),
-        ([Policy(Plain, after="Keys"), Policy(Other, after="Keys")], ["Errors", "Keys", "Plain", "Other", "Fallback"]),
-        ([Policy(Plain, after="Fallback"), Other], ["Errors", "Keys", "Other", "Fallback", "Plain"]),
-        ([Plain, Policy(Other, before="Plain")], ["Errors", "Keys", "Other", "Plain", "Fallback"]),
-        ([Policy(Plain, after="Errors", before="Fallback")], ["Errors", "Keys", "Plain", "Fallback"]),
+        (
+            [Policy(Plain, after="Keys"), Policy(Other, after="Keys")],
+            ["Errors", "Keys", "Plain", "Other", "MergedLists"],
+        ),
+        ([Policy(Plain, after="MergedLists"), Other], ["Errors", "Keys", "Other", "MergedLists", "Plain"]),
+        ([Plain, Policy(Other, before="Plain")], ["Errors", "Keys", "Other", "Plain", "MergedLists"]),
+        ([Policy(Plain, after="Errors", before="MergedLists")], ["Errors", "Keys", "Plain", "MergedLists"]),
     ],
 )
 def test_places(own: list[OwnPolicy], names: list[str]) -> None:
