@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import httpx
@@ -77,6 +77,9 @@ class Upstream:
         request = self._request(method, target, headers, body)
         try:
             response = await self._client.send(request, stream=True)
+        except httpx.LocalProtocolError as error:
+            # A header that HTTP/1.1 does not have: its caller's fault, and none of the upstream's.
+            raise InvalidRequest(f"the upstream cannot be asked this: {error}") from error
         except httpx.TransportError as error:
             self._breaker.failed(self._clock())
             raise self._down(f"does not answer ({_reason(error)})") from error
@@ -100,7 +103,7 @@ class Upstream:
             logger.warning("the upstream %s is too slow to list its models", self.url)
         except UpstreamDown as error:
             logger.warning("%s", error)
-        except (orjson.JSONDecodeError, InvalidRequest):
+        except (orjson.JSONDecodeError, httpx.DecodingError, InvalidRequest):
             logger.warning("the upstream %s lists its models in a way that is not known", self.url)
         return None
 
@@ -129,12 +132,8 @@ def answered_headers(response: httpx.Response) -> list[Header]:
 
 def _beyond_one_connection(headers: Iterable[Header]) -> list[Header]:
     lowered = [(name.lower(), value) for name, value in headers]
-    return [header for header in lowered if header[0] not in _OF_ONE_CONNECTION | _named_in_connection(lowered)]
-
-
-def _named_in_connection(headers: Sequence[Header]) -> set[bytes]:
-    values = [value for name, value in headers if name == b"connection"]
-    return {part.strip().lower() for value in values for part in value.split(b",")}
+    named = {part.strip().lower() for name, value in lowered if name == b"connection" for part in value.split(b",")}
+    return [header for header in lowered if header[0] not in _OF_ONE_CONNECTION | named]
 
 
 def _reason(error: httpx.TransportError) -> str:

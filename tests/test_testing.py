@@ -123,6 +123,13 @@ class _LosesCall(_Policy):
         await self.app({**scope, "state": {}}, receive, send)
 
 
+class _ReadsFiles(_Policy):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "call" not in scope["state"]:
+            await receive()
+        await self.app(scope, receive, send)
+
+
 class _Shouts(_Policy):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def shout(message: Message) -> None:
@@ -305,6 +312,7 @@ class _Watchman(_Policy):
         (_DeafToLifespan, "does not pass on a scope of type lifespan"),
         (_RewritesPath, "changes path of a request for /api/chat"),
         (_LosesCall, "changes state['call'] of a request for /api/chat"),
+        (_ReadsFiles, "does not hand on the body of a file that is sent"),
         (_Shouts, "changes the answer to /api/tags"),
         (_TakesHeaders, "takes headers off the answer to /api/tags"),
         (_Collects, "holds pieces of a stream back"),

@@ -1,6 +1,7 @@
 """A client as a policy sees one: a request in ASGI, and what came back on it. No server, no sockets."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ UNREAD_BYTES = 640_000
 
 PIECE_BYTES = 65_536
 GENERATE = "/api/generate"
+
+FILE = bytes(range(256)) * 1024
+UPLOAD = f"/api/blobs/sha256:{hashlib.sha256(FILE).hexdigest()}"
 
 _TALK = [{"role": "user", "content": "hello"}]
 REQUESTS: Mapping[str, Mapping[str, Any] | None] = {
@@ -118,17 +122,31 @@ def request(path: str, headers: Mapping[str, str], number: int = 0, *, large: bo
     The typed call is in the scope as it is behind `Decode`, and the body is there to be read as it is before it.
     """
     members = REQUESTS[path]
-    if members is not None and large:
+    if members is None:
+        return Client(_scope("GET", path, b"", headers, number), [b""])
+    if large:
         members = {**members, "prompt": "x" * LARGE_BODY_BYTES}
-    body = b"" if members is None else json.dumps(members).encode()
+    body = json.dumps(members).encode()
+    scope = _scope("POST", path, body, headers, number)
+    decode = next(decode for key, decode in DECODERS.items() if path in (key, key[-1]))
+    scope["state"] = {"call": decode(body, dict(headers)), "body": body}
+    return Client(scope, _cut(body), writing=large)
+
+
+def upload(headers: Mapping[str, str]) -> Client:
+    """A client that sends a file, which is no call and goes to the disk piece by piece."""
+    return Client(_scope("POST", UPLOAD, FILE, headers, 0), _cut(FILE))
+
+
+def _scope(method: str, path: str, body: bytes, headers: Mapping[str, str], number: int) -> Scope:
     named = {"host": "localhost:11435", "accept-encoding": "gzip", **headers}
-    if members is not None:
+    if body:
         named |= {"content-type": "application/json", "content-length": str(len(body))}
-    scope: Scope = {
+    return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
-        "method": "GET" if members is None else "POST",
+        "method": method,
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),
@@ -137,7 +155,9 @@ def request(path: str, headers: Mapping[str, str], number: int = 0, *, large: bo
         "headers": [(name.lower().encode(), value.encode()) for name, value in named.items()],
         "client": (f"127.1.{number // 250}.{number % 250 + 1}", 40_000),
         "server": ("127.0.0.1", 11435),
-        "state": {} if members is None else {"call": DECODERS[path](body, named), "body": body},
+        "state": {},
     }
-    pieces = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]
-    return Client(scope, pieces or [b""], writing=large)
+
+
+def _cut(body: bytes) -> list[bytes]:
+    return [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]

@@ -71,11 +71,20 @@ def answer_when(gate: asyncio.Event) -> App:
 
     async def read_and_answer(scope: Scope, receive: Receive, send: Send) -> None:
         await gate.wait()
-        with suppress(TimeoutError):
-            while True:
-                async with asyncio.timeout(_UNREAD_SECONDS):
-                    if not (await receive()).get("more_body"):
-                        break
+        await read(receive)
         await answer(scope, receive, send)
 
     return read_and_answer
+
+
+async def read(receive: Receive) -> bytes:
+    """The body, as far as it is there."""
+    pieces = []
+    with suppress(TimeoutError):
+        more = True
+        while more:
+            async with asyncio.timeout(_UNREAD_SECONDS):
+                message = await receive()
+            pieces.append(message.get("body", b""))
+            more = message.get("more_body", False)
+    return b"".join(pieces)

@@ -8,7 +8,19 @@ from typing import Any, TypeAlias
 from mlx_ollama.doors import refuse_of
 from mlx_ollama.errors import GenerationFailed, MlxOllamaError
 from mlx_ollama.policies.errors import Errors, status_of
-from mlx_ollama.testing.client import GENERATE, REQUESTS, App, Client, ClientGone, Receive, Scope, Send, request
+from mlx_ollama.testing.client import (
+    FILE,
+    GENERATE,
+    REQUESTS,
+    App,
+    Client,
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    request,
+    upload,
+)
 from mlx_ollama.testing.inside import (
     ANSWER,
     HEADERS,
@@ -18,6 +30,7 @@ from mlx_ollama.testing.inside import (
     answer_when,
     failing,
     nothing,
+    read,
     wait,
 )
 
@@ -51,11 +64,13 @@ class PolicyBroken(AssertionError):
 def check_policy(make: Callable[..., Any], /, *, headers: Mapping[str, str] | None = None, **options: Any) -> None:
     """Prove a policy; `make(app, **options)` gives it, as an ASGI application around `app`.
 
-    It must pass calls through unchanged and piece by piece; raise none but errors of `mlx_ollama.errors`, and none
-    after it has sent something; let go of what it holds for a request that fails, is cancelled or loses its client;
-    get a refusal through while 3 MB of the body are unread; and never send a part of an answer twice.
+    It must pass calls, files and answers through unchanged and piece by piece; raise none but errors of
+    `mlx_ollama.errors`, and none after it has sent something; let go of what it holds for a request that fails, is
+    cancelled or loses its client; get a refusal through while 3 MB of the body are unread; and never send a part of an
+    answer twice.
 
-    `headers` are what a request needs to be let in, such as a key. Not to be called from a coroutine.
+    `headers` are what a request needs to be let in, such as a key. A limit has to be below 40 to be reached. Not to be
+    called from a coroutine.
 
     Raises:
         PolicyBroken: with everything that was found.
@@ -77,6 +92,7 @@ class _Trial:
         self.scenarios: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
             self._passes_other_scopes,
             self._passes_calls_through,
+            self._hands_on_bodies,
             self._sends_piece_by_piece,
             self._refuses_with_our_errors,
             self._lets_errors_out,
@@ -111,6 +127,16 @@ class _Trial:
                 self._say(f"takes headers off the answer to {path}: {client.sent[0]['headers']}")
         if not passed:
             self._say("lets no request in: give options, or `headers`, with which one is")
+
+    async def _hands_on_bodies(self) -> None:
+        client = upload(self._headers)
+
+        async def keep(scope: Scope, receive: Receive, send: Send) -> None:
+            if await read(receive) != FILE:
+                self._say("does not hand on the body of a file that is sent, which only those inside may read")
+            await answer(scope, receive, send)
+
+        await self._serve(client, self._make(Inside(keep)))
 
     async def _sends_piece_by_piece(self) -> None:
         client = request(GENERATE, self._headers)

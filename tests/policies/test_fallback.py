@@ -25,6 +25,15 @@ CHAT = b'{ "model":"theirs", "messages":[] , "x": "\xc3\xb6"}'
 MISSING = ModelNotFound("model 'theirs' not found")
 BUSY = Overloaded("Server overloaded. Max 5 concurrent requests", setting="MLX_API_MAX_CONCURRENT", retry_after=7)
 
+
+class _Bytes(httpx.AsyncByteStream):
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._content
+
+
 Inner = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -231,6 +240,15 @@ def test_what_is_answered_here_stays_here() -> None:
 
 
 @respx.mock
+def test_a_callers_header_is_no_sign_of_an_upstream_that_is_down() -> None:
+    upstream = Upstream(URL, breaker=CircuitBreaker(1, 60.0))
+    route = respx.post(f"{URL}/api/chat").mock(side_effect=httpx.LocalProtocolError("illegal header value"))
+    assert _ask(_raising(MISSING), upstream=upstream).status_code == 400
+    route.mock(return_value=httpx.Response(200, text="theirs"))
+    assert _ask(_raising(MISSING), upstream=upstream).text == "theirs"
+
+
+@respx.mock
 def test_an_answer_that_has_begun_is_not_begun_again() -> None:
     with pytest.raises(LoadFailed):
         _ask(_raising(LoadFailed("no"), after=b"ours"))
@@ -390,6 +408,7 @@ def test_models_of_v1_are_merged(ours: bytes, theirs: Any, merged: bytes) -> Non
         httpx.Response(200, json=[1]),
         httpx.Response(200, json={"models": 1}),
         httpx.Response(200, json={"else": []}),
+        httpx.Response(200, content=_Bytes(b"no gzip"), headers={"content-encoding": "gzip"}),
     ],
 )
 def test_without_the_upstreams_list_ours_is_whole(theirs: Any) -> None:
@@ -452,11 +471,3 @@ def _scope() -> dict[str, Any]:
 
 async def _never() -> Any:
     await asyncio.Event().wait()
-
-
-class _Bytes(httpx.AsyncByteStream):
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._content
