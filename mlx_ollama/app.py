@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from mlx_ollama.connections import Connections
-from mlx_ollama.doors import DECODERS, DOORS, answers_of, refuse_of
+from mlx_ollama.doors import DECODERS, DOORS, last_words_of, refuse_of
 from mlx_ollama.durations import keep_alive_seconds
 from mlx_ollama.library import Library, ready
 from mlx_ollama.link import WorkerLink
@@ -156,7 +156,7 @@ def _policies(
         Middleware(Deadline, deadlines=limits.deadlines),
         # Users' own stand here, unless they name another place.
         Middleware(MergedLists, upstream=upstream),
-        Middleware(Fallback, upstream=upstream, answers_of=answers_of),
+        Middleware(Fallback, upstream=upstream, last_words_of=last_words_of),
         Middleware(IgnoredOptions, strict=settings.strict),
         Middleware(Concurrency, slots=limits.slots),
     ]

@@ -11,7 +11,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_ollama.app import create_app
-from mlx_ollama.doors import DECODERS, DOORS, answers_of, refuse_of
+from mlx_ollama.doors import DECODERS, DOORS, last_words_of, refuse_of
 from mlx_ollama.errors import InvalidRequest, MlxOllamaError
 from mlx_ollama.peers import Peers
 from mlx_ollama.policies.access_log import AccessLog
@@ -30,6 +30,7 @@ from mlx_ollama.policies.origin import Origin
 from mlx_ollama.policies.rate_limit import RateLimit, Rates
 from mlx_ollama.policies.slow_readers import SlowReaders
 from mlx_ollama.settings import Settings
+from mlx_ollama.store_routes import UPLOADS
 from mlx_ollama.testing import PolicyBroken, check_policy
 from mlx_ollama.testing.trial import CROWD
 from mlx_ollama.upstream import Upstream
@@ -48,9 +49,9 @@ SHIPPED: dict[str, Callable[[], None]] = {
     "Keys": lambda: check_policy(Keys, keys=("k",), headers={"x-api-key": "k"}),
     "Decode": lambda: check_policy(Decode, decoders=DECODERS, max_body=1 << 20, timeout=1.0),
     "Drain": lambda: check_policy(Drain, in_flight=InFlight()),
-    "CancelOnDisconnect": lambda: check_policy(CancelOnDisconnect),
+    "CancelOnDisconnect": lambda: check_policy(CancelOnDisconnect, uploads=UPLOADS),
     "MergedLists": lambda: check_policy(MergedLists, upstream=None),
-    "Fallback": lambda: check_policy(Fallback, upstream=None, answers_of=answers_of),
+    "Fallback": lambda: check_policy(Fallback, upstream=None, last_words_of=last_words_of),
     "SlowReaders": lambda: check_policy(SlowReaders, seconds=10.0, hang_up=lambda client: None),
     "InFlightCap": lambda: check_policy(lambda app: InFlightCap(app, crowd=Crowd(_slots()), paths=DOORS)),
     "RateLimit": lambda: check_policy(lambda app: RateLimit(app, rates=Rates(20, 60.0), peers=Peers(()))),
@@ -72,7 +73,7 @@ def test_what_refuses_everything_is_not_proven() -> None:
 
 
 def test_a_policy_with_an_upstream_that_is_down() -> None:
-    check_policy(lambda app: Fallback(app, upstream=Upstream(NOWHERE), answers_of=answers_of))
+    check_policy(lambda app: Fallback(app, upstream=Upstream(NOWHERE), last_words_of=last_words_of))
     check_policy(lambda app: MergedLists(app, upstream=Upstream(NOWHERE)))
 
 

@@ -25,18 +25,24 @@ class Fallback:
     """Asks `upstream` what was refused here before the first byte; without an upstream everything passes.
 
     The request goes out as it came, the answer comes back as it comes, and a header says who gave it. Only calls of a
-    model go: what changes a store is meant for the store that was asked. `answers_of` gives, by path and call, the
-    words for a stream that breaks.
+    model go: what changes a store is meant for the store that was asked. `last_words_of` gives, by path and call, the
+    way in which a stream says why it breaks.
 
     Raises:
         UpstreamDown: with the refusal, too, if the upstream has no answer.
         MlxOllamaError: the refusal, if the upstream lacks the model that could not be used here.
     """
 
-    def __init__(self, app: ASGIApp, *, upstream: Upstream | None, answers_of: Callable[[str, Call], object]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        upstream: Upstream | None,
+        last_words_of: Callable[[str, Call], Callable[[str], bytes] | None],
+    ) -> None:
         self.app = app
         self._upstream = upstream
-        self._answers_of = answers_of
+        self._last_words_of = last_words_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._upstream is None or not _is_for_a_model(scope):
@@ -70,13 +76,13 @@ class Fallback:
         target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         state = scope.setdefault("state", {})
         # What may have been prepared here for a stream of ours.
-        state.pop("stream", None)
+        state.pop("last_words", None)
         async with upstream.ask(scope["method"], target, scope["headers"], state.get("body", b"")) as answer:
             if answer.status_code == _NOT_FOUND and not isinstance(refusal, ModelNotFound):
                 # The model is here: that it is not there, too, is nothing to tell.
                 raise refusal
             if "call" in state and _is_readable_stream(answer.headers):
-                state["stream"] = self._answers_of(scope["path"], state["call"])
+                state["last_words"] = self._last_words_of(scope["path"], state["call"])
             headers = [*answered_headers(answer), (SERVED_BY.encode(), b"upstream")]
             await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
             async for piece in answer.aiter_raw():

@@ -10,13 +10,14 @@ import pytest
 import respx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlx_ollama.doors import DECODERS, answers_of, refuse_of
+from mlx_ollama.doors import DECODERS, last_words_of, refuse_of
 from mlx_ollama.errors import InvalidRequest, LoadFailed, MlxOllamaError, ModelNotFound, Overloaded, ShuttingDown
 from mlx_ollama.policies.decode import Decode
 from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.errors import Errors
 from mlx_ollama.policies.fallback import Fallback
 from mlx_ollama.policies.merge import MergedLists
+from mlx_ollama.store_routes import UPLOADS
 from mlx_ollama.supervision import CircuitBreaker
 from mlx_ollama.upstream import Upstream
 
@@ -58,8 +59,8 @@ def _saying(body: bytes, status: int = 200, **headers: str) -> Inner:
 
 
 def _around(inner: Inner, upstream: Upstream) -> ASGIApp:
-    merged = MergedLists(Fallback(inner, upstream=upstream, answers_of=answers_of), upstream=upstream)
-    decode = Decode(CancelOnDisconnect(merged), decoders=DECODERS, max_body=1 << 20, timeout=1.0)
+    merged = MergedLists(Fallback(inner, upstream=upstream, last_words_of=last_words_of), upstream=upstream)
+    decode = Decode(CancelOnDisconnect(merged, uploads=UPLOADS), decoders=DECODERS, max_body=1 << 20, timeout=1.0)
     return Errors(decode, refuse_of=refuse_of)
 
 
@@ -134,7 +135,7 @@ def test_an_answer_comes_back_as_it_is(status: int) -> None:
             sent.append(message)
 
         scope = _scope()
-        await Fallback(_raising(MISSING), upstream=Upstream(URL), answers_of=answers_of)(scope, _never, send)
+        await Fallback(_raising(MISSING), upstream=Upstream(URL), last_words_of=last_words_of)(scope, _never, send)
         return sent
 
     start, *pieces = asyncio.run(ask())
@@ -166,7 +167,7 @@ def test_a_stream_comes_as_it_comes() -> None:
                 gate.set()
 
         respx.post(f"{URL}/api/chat").mock(return_value=httpx.Response(200, content=pieces()))
-        await Fallback(_raising(MISSING), upstream=Upstream(URL), answers_of=answers_of)(_scope(), _never, send)
+        await Fallback(_raising(MISSING), upstream=Upstream(URL), last_words_of=last_words_of)(_scope(), _never, send)
         return seen
 
     assert asyncio.run(run()) == [b"", b"one\n", b"two\n", b""]
@@ -457,7 +458,7 @@ def test_a_client_that_leaves_ends_the_request_to_the_upstream() -> None:
 
 
 def _scope() -> dict[str, Any]:
-    call = DECODERS["/api/chat"](CHAT, {})
+    call = DECODERS["POST", "/api/chat"](CHAT, {})
     return {
         "type": "http",
         "method": "POST",
