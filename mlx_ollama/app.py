@@ -64,6 +64,7 @@ class Gateway:
     pool: Pool
     in_flight: InFlight
     limits: Limits
+    upstream: Upstream | None
 
 
 def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = ()) -> Gateway:
@@ -112,7 +113,7 @@ def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = ()) -> Gateway
     app.router.default = NotFound(table)
     # Made now and not with the first request, so that a policy that cannot be made stops the start.
     app.middleware_stack = app.build_middleware_stack()
-    return Gateway(app, pool, in_flight, limits)
+    return Gateway(app, pool, in_flight, limits, upstream)
 
 
 def _limits(settings: Settings) -> Limits:

@@ -104,6 +104,9 @@ async def _drain(gateway: Gateway, budget: float) -> None:
         await asyncio.wait_for(gateway.in_flight.idle(), budget)
         return
     gateway.pool.fail_all(ShuttingDown())
+    if gateway.upstream is not None:
+        # Its answers break off with that, and say so.
+        await gateway.upstream.close()
     with suppress(TimeoutError):
         await asyncio.wait_for(gateway.in_flight.idle(), LAST_WORDS_SECONDS)
 

@@ -256,7 +256,7 @@ def _as_type_of(default: Any, value: Any) -> Any:
         raise ValueError("not true or false")  # noqa: TRY004 - one error for every bad value
     if isinstance(default, tuple):
         parts = value.split(",") if isinstance(value, str) else value
-        if not all(isinstance(part, str) for part in parts):
+        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
             raise ValueError("not a list of strings")
         return tuple(part.strip() for part in parts if part.strip())
     if isinstance(default, Path):

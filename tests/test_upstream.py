@@ -105,6 +105,18 @@ def test_a_client_that_leaves_frees_the_upstream(front: Server, tiny: Server) ->
         wait_until(lambda: worker.cpu_percent(0.2) < 10, "the end of decoding")
 
 
+def test_a_drain_ends_the_upstreams_answers_too(tiny: Server, tmp_path: Path) -> None:
+    body = {**WORDS, "options": {"num_predict": 100_000, "num_ctx": 8192}}
+    with serving(tmp_path, "--drain", "0.3", env={"MLX_API_UPSTREAM": tiny.url}) as server:
+        with httpx.stream("POST", f"{server.url}/api/generate", json=body, timeout=60, trust_env=False) as response:
+            lines = response.iter_lines()
+            next(lines)
+            server.process.send_signal(signal.SIGTERM)
+            *_, last = lines
+        assert f"the upstream {tiny.url} broke off its answer" in json.loads(last)["error"]
+        assert server.process.wait(30) == 0
+
+
 def test_two_servers_that_point_at_each_other(tmp_path: Path) -> None:
     one, two = _free_port(), _free_port()
     with (

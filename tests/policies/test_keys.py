@@ -124,6 +124,16 @@ def test_keys_are_printed_nowhere(guarded: Server) -> None:
     assert "schl" not in str(caught.value)
 
 
+def test_keys_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('keys = ["a", "b"]\n')
+    assert load({"home": str(tmp_path)}, {}).settings.keys == ("a", "b")
+    for wrong in ("4711", "[4711]", "true"):
+        (tmp_path / "config.toml").write_text(f"keys = {wrong}\n")
+        with pytest.raises(SettingsError, match="what it holds is no good for keys: not ") as caught:
+            load({"home": str(tmp_path)}, {})
+        assert "4711" not in str(caught.value).replace(str(tmp_path), "")
+
+
 def test_without_keys_none_is_shown_as_set() -> None:
     rows = {variable: value for variable, value, *_ in describe(load({}, {}))}
     assert rows["MLX_API_KEYS"] == ""
