@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from mlx_ollama.errors import MlxOllamaError
 from mlx_ollama.gojson import dumps
 from mlx_ollama.settings import Settings, load
 
@@ -27,7 +26,7 @@ _ASK_ANOTHER = frozenset((404, 408, 429, 500, 502, 503, 504))
 """A server that says this has no answer, where another one may have one."""
 
 
-class NoAnswer(MlxOllamaError):
+class NoAnswer(Exception):
     """Neither server has an answer. `status` is what the last one said, None if it could not be reached."""
 
     def __init__(self, message: str, status: int | None = None) -> None:

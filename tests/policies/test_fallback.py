@@ -8,6 +8,7 @@ import httpx
 import orjson
 import pytest
 import respx
+from backports import zstd
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlx_ollama.doors import DECODERS, last_words_of, refuse_of
@@ -104,6 +105,15 @@ def test_a_request_goes_out_as_it_came() -> None:
         b"x-custom": b"\xf6",
         b"x-mlx-ollama-hop": b"1",
     }
+
+
+@respx.mock
+def test_a_packed_body_goes_out_packed() -> None:
+    route = respx.post(f"{URL}/v1/responses").mock(return_value=httpx.Response(200, text="theirs"))
+    packed = zstd.compress(b'{"model":"theirs","input":"x"}')
+    assert _ask(_raising(MISSING), "/v1/responses", packed, headers={"content-encoding": "zstd"}).text == "theirs"
+    request = route.calls.last.request
+    assert (request.content, request.headers["content-encoding"]) == (packed, "zstd")
 
 
 @respx.mock
