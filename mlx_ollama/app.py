@@ -1,43 +1,78 @@
 """The composition root: what the parts are, and in which order a request meets the policies."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from mlx_ollama.doors import DECODERS, refuse_of
+from mlx_ollama.connections import Connections
+from mlx_ollama.doors import DECODERS, DOORS, last_words_of, refuse_of
 from mlx_ollama.durations import keep_alive_seconds
 from mlx_ollama.library import Library, ready
 from mlx_ollama.link import WorkerLink
 from mlx_ollama.models.store import Store, StoredModel
+from mlx_ollama.peers import Peers
 from mlx_ollama.policies.access_log import AccessLog
+from mlx_ollama.policies.concurrency import Concurrency, Slots
+from mlx_ollama.policies.deadline import Deadline, Deadlines
 from mlx_ollama.policies.decode import Decode
 from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.drain import Drain, InFlight
 from mlx_ollama.policies.errors import Errors
+from mlx_ollama.policies.fallback import Fallback
 from mlx_ollama.policies.ignored import IgnoredOptions
+from mlx_ollama.policies.in_flight import Crowd, InFlightCap
+from mlx_ollama.policies.keys import CREDENTIALS, Keys
+from mlx_ollama.policies.merge import MergedLists
 from mlx_ollama.policies.origin import Origin
+from mlx_ollama.policies.plugins import OwnPolicy, look_in, with_own
+from mlx_ollama.policies.rate_limit import RateLimit, Rates
+from mlx_ollama.policies.slow_readers import SlowReaders
 from mlx_ollama.pool import Pool
-from mlx_ollama.routes import NotFound, StreamKeepAlive, find, resources, routes
+from mlx_ollama.routes import NotFound, Resource, StreamKeepAlive, find, resources, routes
 from mlx_ollama.service import Service
-from mlx_ollama.settings import Settings
+from mlx_ollama.settings import Settings, load
 from mlx_ollama.store_routes import UPLOADS, store_resources
+from mlx_ollama.upstream import Upstream
+
+OVERLOADED = {
+    "guarded": "Server overloaded. Max {most} concurrent requests",
+    "ollama": "server busy, please try again.  maximum pending requests exceeded",
+}
+"""What a request is told that finds no room, by profile; Ollama's own words have two blanks (wire-spec 9.1)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the policies count and measure."""
+
+    crowd: Crowd
+    slots: Slots
+    rates: Rates
+    deadlines: Deadlines
+    connections: Connections
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """The application and the two parts of it that its server needs for a graceful end."""
+    """The application, and the parts of it that its server needs: for connections, and for a graceful end."""
 
     app: Starlette
     pool: Pool
     in_flight: InFlight
+    limits: Limits
+    upstream: Upstream | None
 
 
-def create_gateway(settings: Settings) -> Gateway:
-    """Everything of the gateway process, put together; nothing runs yet."""
+def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = ()) -> Gateway:
+    """Everything of the gateway process, put together; nothing runs yet.
+
+    Raises:
+        SettingsError: for policies of the user's that cannot be made, those of the settings and then `own`.
+    """
 
     async def start(model: StoredModel) -> WorkerLink:
         await asyncio.to_thread(ready, model)
@@ -52,39 +87,95 @@ def create_gateway(settings: Settings) -> Gateway:
     library = Library(Store(settings.models, settings.converted))
     service = Service(library, pool, default_context=settings.context_length)
     in_flight = InFlight()
+    limits = _limits(settings)
     heartbeats = StreamKeepAlive(settings.stream_keep_alive, ndjson=settings.ndjson_keep_alive)
     table = {
         **resources(service, library, heartbeats),
         **store_resources(library, body_timeout=settings.body_timeout),
     }
-
-    def allow_of(path: str) -> str | None:
-        resource = find(table, path)
-        return resource.allow if resource else None
-
-    # The order in which a request meets them, outermost first.
-    policies = [
-        Middleware(AccessLog),
-        Middleware(Origin, origins=settings.origins, bind_host=settings.host, allow_of=allow_of),
-        Middleware(Errors, refuse_of=refuse_of),
-        Middleware(Decode, decoders=DECODERS, max_body=settings.max_body, timeout=settings.body_timeout),
-        Middleware(IgnoredOptions, strict=settings.strict),
-        Middleware(Drain, in_flight=in_flight),
-        Middleware(CancelOnDisconnect, uploads=UPLOADS),
-    ]
+    upstream = _upstream(settings)
+    policies = _policies(settings, table, in_flight, limits, upstream)
+    if settings.policies:
+        look_in(settings.home)
+    for users in (settings.policies, own):
+        policies = with_own(policies, users, usually_before=MergedLists.__name__)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(library.store.sweep)
         yield
         await pool.close()
+        if upstream is not None:
+            await upstream.close()
 
     app = Starlette(routes=routes(table), middleware=policies, lifespan=lifespan)
     app.router.redirect_slashes = False
     app.router.default = NotFound(table)
-    return Gateway(app, pool, in_flight)
+    # Made now and not with the first request, so that a policy that cannot be made stops the start.
+    app.middleware_stack = app.build_middleware_stack()
+    return Gateway(app, pool, in_flight, limits, upstream)
 
 
-def create_app(settings: Settings) -> Starlette:
-    """The ASGI application, for any server that speaks ASGI."""
-    return create_gateway(settings).app
+def _limits(settings: Settings) -> Limits:
+    slots = Slots(
+        settings.max_concurrent,
+        queue=settings.queue,
+        patience=settings.queue_timeout,
+        message=OVERLOADED[settings.profile],
+    )
+    return Limits(
+        crowd=Crowd(slots),
+        slots=slots,
+        rates=Rates(settings.rate_limit, settings.rate_window),
+        deadlines=Deadlines(settings.timeout),
+        connections=Connections(),
+    )
+
+
+def _policies(
+    settings: Settings, table: Mapping[str, Resource], in_flight: InFlight, limits: Limits, upstream: Upstream | None
+) -> list[Middleware]:
+    """The order in which a request meets them, outermost first."""
+
+    def allow_of(path: str) -> str | None:
+        resource = find(table, path)
+        return resource.allow if resource else None
+
+    # Browsers ask before they send a header.
+    key_header = ("X-Api-Key",) if settings.keys else ()
+    return [
+        Middleware(AccessLog),
+        Middleware(SlowReaders, seconds=settings.write_timeout, hang_up=limits.connections.hang_up),
+        Middleware(Origin, origins=settings.origins, bind_host=settings.host, allow_of=allow_of, headers=key_header),
+        Middleware(Errors, refuse_of=refuse_of),
+        Middleware(Keys, keys=settings.keys),
+        Middleware(InFlightCap, crowd=limits.crowd, paths=DOORS),
+        Middleware(Decode, decoders=DECODERS, max_body=settings.max_body, timeout=settings.body_timeout),
+        Middleware(Drain, in_flight=in_flight),
+        Middleware(RateLimit, rates=limits.rates, peers=Peers(settings.trusted_proxies)),
+        Middleware(CancelOnDisconnect, uploads=UPLOADS),
+        Middleware(Deadline, deadlines=limits.deadlines),
+        # Users' own stand here, unless they name another place.
+        Middleware(MergedLists, upstream=upstream),
+        Middleware(Fallback, upstream=upstream, last_words_of=last_words_of),
+        Middleware(IgnoredOptions, strict=settings.strict),
+        Middleware(Concurrency, slots=limits.slots),
+    ]
+
+
+def _upstream(settings: Settings) -> Upstream | None:
+    # Keys are for this server: where there are some, what a client shows to us is not shown to others.
+    withheld = CREDENTIALS if settings.keys else ()
+    return Upstream(settings.upstream, withheld=withheld) if settings.upstream else None
+
+
+def create_app(settings: Settings | None = None, *, policies: Sequence[OwnPolicy] = ()) -> Starlette:
+    """The ASGI application, for any server that speaks ASGI.
+
+    Without `settings` it is set as the command is: by the TOML file and the environment. `policies` are your own:
+    classes, `package.module:Class`, or `policy.Policy` where one has options or a place of its own.
+
+    Raises:
+        SettingsError: for settings or policies that cannot be used.
+    """
+    return create_gateway(load().settings if settings is None else settings, policies).app

@@ -1,6 +1,7 @@
 """Which path speaks which dialect. Dialects do not know each other; this table knows them all."""
 
 from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from mlx_ollama.dialects import (
     anthropic,
@@ -14,11 +15,11 @@ from mlx_ollama.dialects import (
     responses,
     v1types,
 )
-from mlx_ollama.dialects.answers import Door, Refuse
+from mlx_ollama.dialects.answers import Answers, Door, Refuse
 from mlx_ollama.dialects.anthropic_answers import CountAnswers, MessagesAnswers
 from mlx_ollama.dialects.ollama_answers import ChatEncoder, GenerateEncoder
 from mlx_ollama.dialects.responses_answers import ResponsesAnswers
-from mlx_ollama.types import Call
+from mlx_ollama.types import Call, Embed
 
 DOORS: Mapping[str, Door] = {
     "/api/generate": Door(ollama.decode_generate, GenerateEncoder, ollama.refuse),
@@ -45,6 +46,14 @@ DECODERS: Mapping[tuple[str, str], Callable[[bytes, Mapping[str, str]], Call]] =
     ("POST", "/api/push"): ollama_models.decode_push,
 }
 """Every method and path whose body is a call."""
+
+
+def last_words_of(path: str, call: Call) -> Callable[[str], bytes] | None:
+    """How a stream of answers to a call on a path says why it ends, None where nothing is streamed."""
+    if path not in DOORS or isinstance(call, Embed):
+        return None
+    answers: Any = DOORS[path].answers(call)
+    return cast("Answers", answers).broken
 
 
 def refuse_of(path: str) -> Refuse:

@@ -8,11 +8,17 @@ MlxOllamaError
 ├── ModelNotFound
 │   └── ModelMissing      in the reference's usual words
 ├── NoEmbeddings          the model generates text, and vectors were asked for
-├── TooLarge              a body over the limit
-├── TooSlow               a body that stopped arriving
+├── LimitReached          a limit of the operator's, who can set it
+│   ├── TooLarge          a body over the limit
+│   ├── TooSlow           a body that does not arrive in time
+│   ├── Overloaded        more at once than is taken
+│   ├── RateLimited       more from one address than is taken
+│   └── DeadlinePassed    an answer that took too long
 ├── InvalidOption         an option of the wrong type (the reference calls that its own fault)
 ├── TemplateFailed        a prompt template that does not parse or run
 ├── JobFailed             a model could not be created, fetched or sent
+├── Unauthorized          no key, or one that is not known
+├── UpstreamDown          the server that was to answer instead cannot be reached
 ├── ShuttingDown
 └── WorkerError
     ├── LoadFailed        the model could not be loaded
@@ -22,7 +28,12 @@ MlxOllamaError
 
 
 class MlxOllamaError(Exception):
-    """Base of every error that a caller may see; the message is what they read."""
+    """Base of every error that a caller may see; the message is what they read.
+
+    `retry_after` is the whole seconds after which asking again may help, None where it is of no use or nobody can say.
+    """
+
+    retry_after: int | None = None
 
     @property
     def message(self) -> str:
@@ -84,12 +95,52 @@ class NoEmbeddings(MlxOllamaError):
         )
 
 
-class TooLarge(MlxOllamaError):
-    """The request's body is over `max_body`."""
+class LimitReached(MlxOllamaError):
+    """A limit of the operator's stands in the way.
+
+    `setting` is the variable that would have let the request in.
+    """
+
+    setting = ""
 
 
-class TooSlow(MlxOllamaError):
+class TooLarge(LimitReached):
+    """The request's body is over the limit of bytes."""
+
+    setting = "MLX_API_MAX_BODY"
+
+
+class TooSlow(LimitReached):
     """The rest of the request's body did not come in time."""
+
+    setting = "MLX_API_BODY_TIMEOUT"
+
+
+class Overloaded(LimitReached):
+    """More requests at once than the server takes."""
+
+    def __init__(self, message: str, *, setting: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.setting, self.retry_after = setting, retry_after
+
+
+class RateLimited(LimitReached):
+    """More requests from one address than the server takes from one."""
+
+    setting = "MLX_API_RATE_LIMIT"
+
+    def __init__(self, *, retry_after: int) -> None:
+        super().__init__("Rate limit exceeded")
+        self.retry_after = retry_after
+
+
+class DeadlinePassed(LimitReached):
+    """The answer was not complete in time; asking for the same again would take as long."""
+
+    setting = "MLX_API_TIMEOUT"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the answer took longer than {seconds:g} seconds ({self.setting})")
 
 
 class InvalidOption(MlxOllamaError):
@@ -102,6 +153,17 @@ class TemplateFailed(MlxOllamaError):
 
 class JobFailed(MlxOllamaError):
     """Creating, fetching or sending a model failed, and the request is not to blame."""
+
+
+class Unauthorized(MlxOllamaError):
+    """The server has keys, and the request shows none of them."""
+
+    def __init__(self) -> None:
+        super().__init__("this server needs a key: send one as Authorization: Bearer or x-api-key")
+
+
+class UpstreamDown(MlxOllamaError):
+    """The upstream was to answer in our place, and cannot be reached or gave no answer."""
 
 
 class ShuttingDown(MlxOllamaError):

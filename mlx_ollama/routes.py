@@ -5,6 +5,7 @@ import posixpath
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
@@ -141,9 +142,9 @@ class EventStream(Response):
     """An answer as it comes, one flush per event.
 
     The status is sent with the first event, so whatever fails before it still gets a status of its own; what fails
-    later is told in the stream (wire-spec 2.4, 8.1). Once the model is leased, `patience` seconds (0 for ever) without
-    a byte are followed by a heartbeat, so that clients who take silence for death survive a long prompt; that, too,
-    decides the status.
+    later is told in the stream (wire-spec 2.4, 8.1), by `policies/errors.py` in the words that are left for it. Once
+    the model is leased, `patience` seconds (0 for ever) without a byte are followed by a heartbeat, so that clients who
+    take silence for death survive a long prompt; that, too, decides the status.
     """
 
     def __init__(self, events: Events, answers: Answers, patience: float) -> None:
@@ -153,6 +154,8 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answers = self._answers
         line = OpenLine(send, answers.stream_headers)
+        state = scope.setdefault("state", {})
+        state["last_words"] = partial(self._last_words, line)
         plain: Event | None = None
         async with aclosing(self._events) as events:
             first = await anext(events)
@@ -165,16 +168,17 @@ class EventStream(Response):
                     else:
                         await self._stream(line, first, events)
                 except MlxOllamaError as error:
-                    if not line.is_open:
-                        # In the reference, models load and templates run before the answer begins.
-                        scope.setdefault("state", {})["job"] = not isinstance(error, TemplateFailed)
-                        raise
-                    end = answers.broken if line.has_spoken else answers.failed
-                    await line.flush(end(error.message))
+                    # In the reference, models load and templates run before the answer begins.
+                    state["job"] = not isinstance(error, TemplateFailed)
+                    raise
         if plain:
+            del state["last_words"]
             await JsonResponse(answers.whole([plain]), answers.whole_headers)(scope, receive, send)
         else:
             await line.close()
+
+    def _last_words(self, line: OpenLine, message: str) -> bytes:
+        return (self._answers.broken if line.has_spoken else self._answers.failed)(message)
 
     async def _stream(self, line: OpenLine, first: Event, events: Events) -> None:
         await line.flush(self._answers.event(first))
@@ -188,6 +192,8 @@ class EventStream(Response):
             yield
             return
         heart = asyncio.ensure_future(line.beat(self._answers.heartbeat, self._patience))
+        # If it cannot send, neither can the answer, which says so.
+        heart.add_done_callback(lambda heart: heart.cancelled() or heart.exception())
         try:
             yield
         finally:

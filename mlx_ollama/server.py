@@ -13,10 +13,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from hypercorn.asyncio import serve as hypercorn_serve
-from hypercorn.config import Config
+from hypercorn.config import Config, Sockets
 
 from mlx_ollama.app import Gateway, create_gateway
+from mlx_ollama.connections import Listener
 from mlx_ollama.errors import ShuttingDown
+from mlx_ollama.policies.origin import is_loopback
 from mlx_ollama.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,27 +50,34 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM, then drain (see `_drain`). `announce` is told the address once it is open.
 
     Raises:
+        SettingsError: for a policy of the user's that cannot be made.
         PortTaken: if the address is in use.
         OSError: if it cannot be opened for another reason.
     """
     _allow_many_files()
+    gateway = create_gateway(settings)
+    if not settings.keys and not is_loopback(settings.host):
+        logger.warning(
+            "listening on %s without keys: whoever reaches this address can use the server; MLX_API_KEYS sets keys",
+            settings.host,
+        )
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     # What has been made by now lives as long as the server: no garbage collection needs to look at it again.
     gc.collect()
     gc.freeze()
-    asyncio.run(_serve(settings, listener))
+    asyncio.run(_serve(gateway, settings, listener))
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> None:
-    gateway = create_gateway(settings)
+async def _serve(gateway: Gateway, settings: Settings, listener: Listener) -> None:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, asked.set)
     # Starlette and Hypercorn describe the same ASGI with types of their own.
     app = cast("ASGIFramework", gateway.app)
+    listener.connections = gateway.limits.connections
     server = asyncio.create_task(hypercorn_serve(app, _config(settings, listener), shutdown_trigger=asked.wait))
     stop = asyncio.create_task(asked.wait())
     await asyncio.wait((server, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -95,6 +104,9 @@ async def _drain(gateway: Gateway, budget: float) -> None:
         await asyncio.wait_for(gateway.in_flight.idle(), budget)
         return
     gateway.pool.fail_all(ShuttingDown())
+    if gateway.upstream is not None:
+        # Its answers break off with that, and say so.
+        await gateway.upstream.close()
     with suppress(TimeoutError):
         await asyncio.wait_for(gateway.in_flight.idle(), LAST_WORDS_SECONDS)
 
@@ -108,10 +120,22 @@ def _allow_many_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _config(settings: Settings, listener: socket.socket) -> Config:
-    config = Config()
-    # The socket is already open: we want to know about a taken port before anything else starts.
-    config.bind = [f"fd://{listener.detach()}"]
+class _Opened(Config):
+    """Hypercorn's configuration for a socket that is already open.
+
+    We want to know about a taken port before anything else starts.
+    """
+
+    def __init__(self, listener: socket.socket) -> None:
+        super().__init__()
+        self._listener = listener
+
+    def create_sockets(self) -> Sockets:
+        return Sockets(secure_sockets=[], insecure_sockets=[self._listener], quic_sockets=[])
+
+
+def _config(settings: Settings, listener: Listener) -> Config:
+    config = _Opened(listener)
     config.keep_alive_timeout = settings.connection_keep_alive
     # Streams end at the drain budget by our own hand; Hypercorn's limit is only the fence behind it.
     config.graceful_timeout = settings.drain + 2 * LAST_WORDS_SECONDS
@@ -123,9 +147,9 @@ def _config(settings: Settings, listener: socket.socket) -> Config:
     return config
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> Listener:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
+    listener = Listener(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)

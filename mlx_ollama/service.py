@@ -80,7 +80,7 @@ class Service:
         if not call.model:
             raise InvalidRequest("model is required")
         model = self._find(call)
-        if not call.messages and call.keep_alive == 0:
+        if call.unloads:
             return self._unload(model)
         self._check_thinking(call, model)
         self._check_chat(call, model)
@@ -97,7 +97,7 @@ class Service:
         if not call.model:
             raise ModelMissing("")
         model = self._find(call)
-        if not call.prompt and call.keep_alive == 0:
+        if call.unloads:
             return self._unload(model)
         if len(call.context or ()) > MOST_CONTEXT_TOKENS:
             raise InvalidRequest(f"context of more than {MOST_CONTEXT_TOKENS} tokens")

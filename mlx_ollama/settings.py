@@ -1,14 +1,17 @@
-"""One frozen `Settings`, from defaults < TOML file < environment < flags; nothing else reads the environment."""
+"""One frozen `Settings`, from defaults < profile < TOML file < environment < flags; only this reads the environment."""
 
 import math
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlx_ollama.durations import parse_duration
+from mlx_ollama.peers import Peers
+from mlx_ollama.policy import Policy, policies
 
 PREFIX = "MLX_API_"
 KEEP_ALIVE_SECONDS = 300.0
@@ -18,14 +21,22 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 
 DEVICES = ("auto", "cpu", "gpu")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+MOST_RATE_LIMIT = 100_000
+
+_ABOVE_ZERO = (
+    *("connection_keep_alive", "max_body", "body_timeout", "load_timeout", "prefill_slice"),
+    *("max_concurrent", "rate_window", "write_timeout"),
+)
+_ZERO_OR_MORE = ("drain", "context_length", "stream_keep_alive", "queue", "queue_timeout", "rate_limit", "timeout")
 
 
 class SettingsError(ValueError):
     """A setting that cannot be used; the message names it, its origin and what is allowed."""
 
 
-def _setting(default: Any, help_text: str, *, also: str = "") -> Any:
-    return field(default=default, metadata={"help": help_text, "also": also})
+def _setting(default: Any, help_text: str, *, also: str = "", secret: bool = False) -> Any:
+    """`also` is Ollama's variable for the same; a `secret` is printed nowhere."""
+    return field(default=default, metadata={"help": help_text, "also": also, "secret": secret}, repr=not secret)
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,31 @@ class Settings:
     ndjson_keep_alive: bool = _setting(
         default=False, help_text="say so on Ollama's own streams, too, with a line that has no text in it"
     )
+    profile: str = _setting(
+        "guarded",
+        "how the server behaves under load: guarded refuses at once, ollama lets requests wait as Ollama does",
+    )
+    max_concurrent: int = _setting(5, "inference requests at once")
+    queue: int = _setting(0, "inference requests that may wait for their turn; the others are refused")
+    queue_timeout: float = _setting(60.0, "how long they wait before they are refused; 0 is for ever")
+    rate_limit: int = _setting(30, "inference requests of one client address in a window; 0 is no limit")
+    rate_window: float = _setting(60.0, "that window")
+    trusted_proxies: tuple[str, ...] = _setting(
+        (), "addresses and networks of proxies whose X-Forwarded-For is believed, comma separated"
+    )
+    timeout: float = _setting(300.0, "how long an answer may take, waiting and loading included; 0 is for ever")
+    write_timeout: float = _setting(60.0, "how long a client may take nothing of its answer before it is hung up on")
     prefill_slice: float = _setting(0.25, "longest time a prompt is read without letting running answers go on")
+    keys: tuple[str, ...] = _setting(
+        (), "keys, comma separated, of which a request needs one; without any, everybody may ask", secret=True
+    )
+    upstream: str = _setting(
+        "",
+        "an Ollama server, as http://127.0.0.1:11434, that answers for models that are not here or cannot be used now",
+    )
+    policies: tuple[Policy, ...] = _setting(
+        (), "policies of your own as package.module:Class, comma separated; their options go into the TOML file"
+    )
 
     @property
     def models(self) -> Path:
@@ -77,6 +112,22 @@ class Settings:
     def converted(self) -> Path:
         """MLX model directories made from GGUF files, one folder per file digest."""
         return self.home / "converted"
+
+
+_WAITING: Mapping[str, Any] = {
+    "max_concurrent": 16,
+    "queue": 512,
+    "queue_timeout": 0.0,
+    "rate_limit": 0,
+    "timeout": 0.0,
+}
+"""As many at once as the engine was measured with; the rest is the reference's (wire-spec 9)."""
+
+PROFILES: Mapping[str, Mapping[str, Any]] = {
+    "guarded": {setting.name: setting.default for setting in fields(Settings) if setting.name in _WAITING},
+    "ollama": _WAITING,
+}
+"""What settings are under a profile if nobody has set them."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +148,7 @@ class Loaded:
 
 
 def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Loaded:
-    """Merge defaults, the TOML file, the environment and `flags` (None values count as unset).
+    """Merge defaults, the profile, the TOML file, the environment and `flags` (None values count as unset).
 
     The file is `config` of the flags, or `MLX_API_CONFIG`, or `config.toml` in the home folder if there is one.
 
@@ -108,9 +159,18 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
     flags = {name: value for name, value in (flags or {}).items() if value is not None}
     file, table = _file(flags, environment)
     origins: dict[str, Origin] = {}
+    profile, source = _pick(Settings.__dataclass_fields__["profile"], flags, environment, table, file)
+    profile = Settings.profile if source == "default" else str(profile)
+    if profile not in PROFILES:
+        raise SettingsError(f"{source}: profile {profile!r}: must be one of {', '.join(PROFILES)}")
     for setting in fields(Settings):
         text, source = _pick(setting, flags, environment, table, file)
-        value = setting.default if source == "default" else _parse(setting, text, source)
+        if source != "default":
+            value = _parse(setting, text, source)
+        elif setting.name in PROFILES[profile]:
+            value, source = PROFILES[profile][setting.name], f"profile {profile}"
+        else:
+            value = setting.default
         origins[setting.name] = Origin(value.expanduser() if isinstance(value, Path) else value, source)
     settings = Settings(**{name: origin.value for name, origin in origins.items()})
     _check(settings, origins)
@@ -122,7 +182,7 @@ def describe(loaded: Loaded) -> list[tuple[str, str, str, str]]:
     return [
         (
             PREFIX + setting.name.upper(),
-            show(loaded.origins[setting.name].value),
+            _shown(setting, loaded.origins[setting.name].value),
             show(setting.default),
             loaded.origins[setting.name].source,
         )
@@ -138,10 +198,15 @@ def help_texts() -> dict[str, str]:
 def show(value: Any) -> str:
     """A value as one would write it into the environment."""
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(map(str, value))
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _shown(setting: Field[Any], value: Any) -> str:
+    """A value for people, who may read over each other's shoulders."""
+    return f"({len(value)} set)" if setting.metadata["secret"] and value else show(value)
 
 
 def _file(flags: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[Path | None, dict[str, Any]]:
@@ -178,9 +243,10 @@ def _pick(
 
 def _parse(setting: Field[Any], value: Any, source: str) -> Any:
     try:
-        return _as_type_of(setting.default, value)
+        return policies(value) if setting.name == "policies" else _as_type_of(setting.default, value)
     except ValueError as error:
-        raise SettingsError(f"{source}: {value!r} is no good for {setting.name}: {error}") from error
+        told = "what it holds" if setting.metadata["secret"] else repr(value)
+        raise SettingsError(f"{source}: {told} is no good for {setting.name}: {error}") from error
 
 
 def _as_type_of(default: Any, value: Any) -> Any:
@@ -190,7 +256,7 @@ def _as_type_of(default: Any, value: Any) -> Any:
         raise ValueError("not true or false")  # noqa: TRY004 - one error for every bad value
     if isinstance(default, tuple):
         parts = value.split(",") if isinstance(value, str) else value
-        if not all(isinstance(part, str) for part in parts):
+        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
             raise ValueError("not a list of strings")
         return tuple(part.strip() for part in parts if part.strip())
     if isinstance(default, Path):
@@ -222,7 +288,9 @@ def _seconds(value: Any) -> float:
 
 def _check(settings: Settings, origins: Mapping[str, Origin]) -> None:
     def refuse(name: str, reason: str) -> None:
-        raise SettingsError(f"{origins[name].source}: {name} {show(origins[name].value)!r}: {reason}")
+        setting = next(setting for setting in fields(Settings) if setting.name == name)
+        value = _shown(setting, origins[name].value)
+        raise SettingsError(f"{origins[name].source}: {name} {value!r}: {reason}")
 
     if settings.workers != 1:
         refuse("workers", "only 1 works: loaded models and limits are shared state of one gateway process")
@@ -232,12 +300,44 @@ def _check(settings: Settings, origins: Mapping[str, Origin]) -> None:
         refuse("device", f"must be one of {', '.join(DEVICES)}")
     if settings.log_level not in LOG_LEVELS:
         refuse("log_level", f"must be one of {', '.join(LOG_LEVELS)}")
-    for name in ("connection_keep_alive", "max_body", "body_timeout", "load_timeout", "prefill_slice"):
+    for name in _ABOVE_ZERO:
         if getattr(settings, name) <= 0:
             refuse(name, "must be above 0")
-    for name in ("drain", "context_length", "stream_keep_alive"):
+    for name in _ZERO_OR_MORE:
         if getattr(settings, name) < 0:
             refuse(name, "must not be negative")
+    _check_addresses(settings, refuse)
+    _check_access(settings, refuse)
+
+
+def _check_addresses(settings: Settings, refuse: Callable[[str, str], None]) -> None:
+    if settings.rate_limit > MOST_RATE_LIMIT:
+        refuse("rate_limit", f"at most {MOST_RATE_LIMIT}: the times of so many are remembered; 0 is no limit")
+    try:
+        Peers(settings.trusted_proxies)
+    except ValueError as error:
+        refuse("trusted_proxies", str(error))
+
+
+def _check_access(settings: Settings, refuse: Callable[[str, str], None]) -> None:
+    if not all(key.isascii() and key.isprintable() and " " not in key for key in settings.keys):
+        refuse("keys", "a key goes into a header: ASCII, no spaces")
+    if settings.upstream and not _is_base_url(settings.upstream):
+        refuse("upstream", "must be http://host:port, with no user, query or fragment")
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        # Asking for a port that is none raises.
+        return bool(
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and (parts.port is None or parts.port)
+            and not (parts.username or parts.password or parts.query or parts.fragment)
+        )
+    except ValueError:
+        return False
 
 
 def _strangers(environment: Mapping[str, str], table: Mapping[str, Any], file: Path | None) -> list[str]:

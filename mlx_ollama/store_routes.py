@@ -10,11 +10,11 @@ from starlette.types import Receive, Scope, Send
 
 from mlx_ollama.dialects.answers import NDJSON, PLAIN_JSON
 from mlx_ollama.dialects.ollama_models import encode_failure, encode_progress
-from mlx_ollama.errors import InvalidRequest, JobFailed, MlxOllamaError, ModelNotFound, TooSlow
+from mlx_ollama.errors import InvalidRequest, JobFailed, ModelNotFound
 from mlx_ollama.jobs import in_threads
 from mlx_ollama.library import Library
 from mlx_ollama.models.blobs import Blobs, BlobWriter, check_digest
-from mlx_ollama.policies.body import answered
+from mlx_ollama.policies.body import Incoming, answered
 from mlx_ollama.routes import JsonResponse, Resource
 from mlx_ollama.types import Progress
 
@@ -46,7 +46,7 @@ class ProgressStream(Response):
     """A job's lines as they come.
 
     The status is sent with the first line, so whatever fails before it has a status of its own, and what fails later
-    is the last line (wire-spec 6.1, 6.4).
+    is the last line (wire-spec 6.1, 6.4), which `policies/errors.py` adds in the words that are left for it.
     """
 
     def __init__(self, job: AsyncGenerator[Progress, None]) -> None:
@@ -54,16 +54,14 @@ class ProgressStream(Response):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["last_words"] = lambda message: encode_failure(message) + b"\n"
         async with aclosing(self._job) as job:
             first = await anext(job)
             headers = [(b"content-type", NDJSON.encode())]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await _line(send, encode_progress(first))
-            try:
-                async for progress in job:
-                    await _line(send, encode_progress(progress))
-            except MlxOllamaError as error:
-                await _line(send, encode_failure(error.message))
+            async for progress in job:
+                await _line(send, encode_progress(progress))
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -139,17 +137,14 @@ async def _receive(request: Request, blob: BlobWriter, timeout_seconds: float) -
     False if the client left before its end.
 
     Raises:
-        TooSlow: for a body that stops arriving.
+        TooSlow: for a body that stops arriving, or trickles.
         JobFailed: for want of room.
     """
+    incoming = Incoming(request.receive, timeout_seconds)
     pieces: list[bytes] = []
     more = True
     while more:
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                message = await request.receive()
-        except TimeoutError as error:
-            raise TooSlow(f"no more of the request body came for {timeout_seconds:g} seconds") from error
+        message = await incoming.next()
         if message["type"] == "http.disconnect":
             return False
         more = message.get("more_body", False)

@@ -69,6 +69,11 @@ class Generation(Call):
     render_only: bool = False
     include_usage: bool = False
 
+    @property
+    def unloads(self) -> bool:
+        """Whether all that is asked is that the model leaves memory (wire-spec 3.2, 4.2)."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chat(Generation):
@@ -76,6 +81,10 @@ class Chat(Generation):
 
     messages: Sequence[Message] = ()
     tools: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def unloads(self) -> bool:
+        return not self.messages and self.keep_alive == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +98,10 @@ class Completion(Generation):
     context: tuple[int, ...] | None = None
     raw: bool = False
     images: tuple[bytes, ...] = ()
+
+    @property
+    def unloads(self) -> bool:
+        return not self.prompt and self.keep_alive == 0
 
 
 @dataclass(frozen=True, kw_only=True)

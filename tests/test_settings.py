@@ -27,6 +27,35 @@ def test_ollamas_variables_count_where_ours_are_unset() -> None:
     assert load({}, {**theirs, "MLX_API_KEEP_ALIVE": "1m"}).settings.keep_alive == 60
 
 
+GUARDED = {"max_concurrent": 5, "queue": 0, "queue_timeout": 60.0, "rate_limit": 30, "timeout": 300.0}
+WAITING = {"max_concurrent": 16, "queue": 512, "queue_timeout": 0.0, "rate_limit": 0, "timeout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("environment", "profile", "figures"),
+    [({}, "guarded", GUARDED), ({"MLX_API_PROFILE": "ollama"}, "ollama", WAITING)],
+)
+def test_a_profile_gives_what_nobody_has_set(
+    environment: dict[str, str], profile: str, figures: dict[str, float]
+) -> None:
+    loaded = load({}, environment)
+    assert {name: getattr(loaded.settings, name) for name in figures} == figures
+    assert {loaded.origins[name].source for name in figures} == {f"profile {profile}"}
+    assert loaded.settings.rate_window == 60.0
+    explicit = load({"profile": profile}, {"MLX_API_QUEUE": "7", "MLX_API_TIMEOUT": "2m"})
+    assert (explicit.settings.queue, explicit.settings.timeout) == (7, 120.0)
+    assert explicit.origins["queue"].source == "MLX_API_QUEUE"
+    assert explicit.settings.rate_limit == figures["rate_limit"]
+
+
+def test_a_profile_may_stand_in_the_file_and_flags_win(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('profile = "ollama"\nrate_limit = 9\n')
+    loaded = load({"home": str(tmp_path)}, {})
+    assert (loaded.settings.queue, loaded.settings.rate_limit) == (512, 9)
+    assert loaded.origins["profile"].source == str(tmp_path / "config.toml")
+    assert load({"home": str(tmp_path), "profile": "guarded"}, {}).settings.queue == 0
+
+
 def test_truth_has_many_words() -> None:
     assert [load({}, {"MLX_API_STRICT": word}).settings.strict for word in ("1", "true", "No", "off")] == [
         True,
@@ -51,6 +80,9 @@ def test_ollamas_host_and_models_are_not_ours() -> None:
         ({"MLX_API_KEEP_ALIVE": "5 minutes"}, "MLX_API_KEEP_ALIVE"),
         ({"MLX_API_STRICT": "2"}, "MLX_API_STRICT: '2' is no good for strict: neither true nor false"),
         ({"MLX_API_DRAIN": "nan"}, "not a finite number"),
+        ({"MLX_API_PROFILE": "open"}, "MLX_API_PROFILE: profile 'open': must be one of guarded, ollama"),
+        ({"MLX_API_MAX_CONCURRENT": "0"}, "MLX_API_MAX_CONCURRENT: max_concurrent '0': must be above 0"),
+        ({"MLX_API_QUEUE": "-1"}, "must not be negative"),
         ({"MLX_API_CONFIG": "/nowhere.toml"}, "cannot read the configuration /nowhere.toml"),
     ],
 )
@@ -73,6 +105,7 @@ def test_config_prints_every_setting_with_its_origin(tmp_path: Path) -> None:
     printed = run_cli("config", "--home", str(tmp_path), env={"MLX_API_PORT": "4711", "MLX_API_PROT": "1"})
     rows = {line.split()[0]: line.split() for line in printed.stdout.splitlines()}
     assert rows["MLX_API_PORT"] == ["MLX_API_PORT", "4711", "11435", "MLX_API_PORT"]
+    assert rows["MLX_API_MAX_CONCURRENT"] == ["MLX_API_MAX_CONCURRENT", "5", "5", "profile", "guarded"]
     assert len(rows) == len(describe(load({}, {}))) + 1
     assert "unknown setting MLX_API_PROT" in printed.stderr
 

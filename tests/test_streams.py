@@ -8,14 +8,16 @@ from typing import Any
 
 import ollama
 import pytest
-from starlette.types import Message
+from starlette.types import ASGIApp, Message
 
 from mlx_ollama.dialects.answers import Answers
 from mlx_ollama.dialects.anthropic_answers import MessagesAnswers
 from mlx_ollama.dialects.ollama_answers import ChatEncoder
 from mlx_ollama.dialects.openai_answers import ChatEncoder as OpenAIEncoder
 from mlx_ollama.dialects.responses_answers import ResponsesAnswers, ResponsesChat
+from mlx_ollama.doors import refuse_of
 from mlx_ollama.errors import GenerationFailed, MlxOllamaError
+from mlx_ollama.policies.errors import Errors
 from mlx_ollama.routes import EventStream, StreamKeepAlive
 from mlx_ollama.types import Chat, Delta, Done, Event, Leased, Rendered, Usage
 from tests.support.server import serving
@@ -27,7 +29,9 @@ CALL = Chat(model="m")
 Step = Event | Leased | float | MlxOllamaError
 
 
-def _sent(steps: Sequence[Step], answers: Answers, patience: float = PATIENCE) -> list[Message]:
+def _sent(
+    steps: Sequence[Step], answers: Answers, patience: float = PATIENCE, *, with_errors: bool = False
+) -> list[Message]:
     """What goes to the client while the events come as `steps` say: numbers are seconds of silence."""
     sent: list[Message] = []
 
@@ -48,7 +52,10 @@ def _sent(steps: Sequence[Step], answers: Answers, patience: float = PATIENCE) -
         raise AssertionError("nobody reads")
 
     async def run() -> None:
-        await EventStream(events(), answers, patience)({"type": "http"}, receive, send)
+        stream: ASGIApp = EventStream(events(), answers, patience)
+        # As in the list of `app.py`: errors are told by the policy.
+        stream = Errors(stream, refuse_of=refuse_of) if with_errors else stream
+        await stream({"type": "http", "path": "/"}, receive, send)
         assert len(asyncio.all_tasks()) <= 2, "the heart has stopped"
 
     asyncio.run(run())
@@ -107,19 +114,19 @@ def test_an_early_error_has_a_status_of_its_own() -> None:
 def test_an_error_after_a_heartbeat_is_told_in_the_stream() -> None:
     steps: list[Step] = [Leased(), 0.08, GenerationFailed("no")]
     for answers in (OpenAIEncoder(CALL), ResponsesAnswers(ResponsesChat(model="m")), MessagesAnswers(CALL)):
-        body = _body(_sent(steps, answers))
+        body = _body(_sent(steps, answers, with_errors=True))
         *_, last = body.rstrip().split(b"\n\n")
         assert json.loads(last.partition(b"data: ")[2])["error"]["message"] == "no"
         assert (b"event: error\n" in last) is not isinstance(answers, OpenAIEncoder)
-    assert _body(_sent(steps, ChatEncoder(CALL))).endswith(b'{"error":"no"}\n')
+    assert _body(_sent(steps, ChatEncoder(CALL), with_errors=True)).endswith(b'{"error":"no"}\n')
 
 
 def test_an_error_in_mid_stream_is_the_references() -> None:
     steps: list[Step] = [Leased(), 0.08, Delta("a"), GenerationFailed("no")]
-    chat = _body(_sent(steps, OpenAIEncoder(CALL)))
+    chat = _body(_sent(steps, OpenAIEncoder(CALL), with_errors=True))
     assert json.loads(chat.rpartition(b"data: ")[2])["model"] == ""
     for answers in (ResponsesAnswers(ResponsesChat(model="m")), MessagesAnswers(CALL)):
-        assert b"error" not in _body(_sent(steps, answers)).replace(b'"error":null', b"")
+        assert b"error" not in _body(_sent(steps, answers, with_errors=True)).replace(b'"error":null', b"")
 
 
 def test_a_plain_answer_stays_plain() -> None:

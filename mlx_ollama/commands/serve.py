@@ -5,7 +5,7 @@ import logging
 
 from mlx_ollama import __version__
 from mlx_ollama.commands.common import Commands, complain
-from mlx_ollama.settings import DEVICES, LOG_LEVELS, Loaded, help_texts
+from mlx_ollama.settings import DEVICES, LOG_LEVELS, PROFILES, Loaded, help_texts
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -18,6 +18,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     serve.add_argument("--context-length", type=int, help=helps["context_length"])
     serve.add_argument("--device", choices=DEVICES, help=helps["device"])
     serve.add_argument("--origins", help=helps["origins"])
+    serve.add_argument("--profile", choices=PROFILES, help=helps["profile"])
     serve.add_argument("--log-level", choices=LOG_LEVELS, help=helps["log_level"])
     serve.add_argument("--drain", help=helps["drain"])
     serve.set_defaults(run=_serve)

@@ -42,7 +42,8 @@ STREAM_OPTIONS: Mapping[str, Read] = {"include_obfuscation": unheeded(False)}
 
 _ROLES = {"developer": "system"}
 
-_ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
+_ERROR_TYPES = {400: "invalid_request_error", 401: "invalid_request_error", 404: "not_found_error"}
+_ERROR_CODES = {401: "invalid_api_key"}
 _FORBIDDEN = 403
 
 _DATA_URL = re.compile(r"data:(?:image/(?:jpeg|jpg|png|webp))?;base64,")
@@ -124,9 +125,9 @@ def arguments_of_text(text: str) -> Mapping[str, Any]:
     return arguments or {}
 
 
-def error_object(message: str, kind: str) -> dict[str, Any]:
+def error_object(message: str, kind: str, code: str | None = None) -> dict[str, Any]:
     """An error as OpenAI words it (wire-spec 8.1)."""
-    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 def refuse(status: int, message: str, stage: Stage) -> Refusal:
@@ -135,7 +136,7 @@ def refuse(status: int, message: str, stage: Stage) -> Refusal:
         # A model of Ollama's cloud is refused before the reference translates anything.
         return Refusal(gojson.dumps({"error": message}), {"content-type": REFUSAL_JSON})
     kind = _ERROR_TYPES.get(status, "api_error")
-    body = gojson.dumps(error_object(message, kind))
+    body = gojson.dumps(error_object(message, kind, _ERROR_CODES.get(status)))
     if stage == "decoding":
         return Refusal(body, {"content-type": REFUSAL_JSON})
     return Refusal(body + b"\n", {"content-type": PLAIN_JSON})

@@ -1,12 +1,13 @@
-"""Reads the body of a JSON request once and puts the typed call into `scope["state"]["call"]`."""
+"""Reads the body of a JSON request once; `scope["state"]` then has it as a typed `call`, and its bytes as `body`."""
 
 import asyncio
 from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlx_ollama.errors import TooLarge, TooSlow
+from mlx_ollama.errors import TooLarge
+from mlx_ollama.policies.body import Incoming
 from mlx_ollama.policies.unpack import MOST_UNPACKED_BYTES, unpacked
 from mlx_ollama.types import Call
 
@@ -19,13 +20,13 @@ LARGE_BODY_BYTES = 1 << 16
 class Decode:
     """From here on every policy knows the model and the kind of work, and nobody parses JSON again.
 
-    `decoders` are by method and path; other requests pass untouched. `max_body` is in bytes, `timeout` in seconds: the
-    time that a body may be in silence between two pieces.
+    `decoders` are by method and path; other requests pass untouched. `max_body` is in bytes, `timeout` in
+    seconds, as `Incoming` has it.
 
     Raises:
         InvalidRequest: in the words of the dialect, or for a body in an encoding that is not known.
         TooLarge: for a body over `max_body`.
-        TooSlow: for a body that stops arriving.
+        TooSlow: for a body that stops arriving, or trickles.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class Decode:
             return
         body = await self._body(receive)
         if body is not None:
-            headers = Headers(scope=scope)
+            headers, plain = Headers(scope=scope), body
             if encoding := headers.get("content-encoding"):
-                body = await asyncio.to_thread(unpacked, body, encoding, min(self._max_body, MOST_UNPACKED_BYTES))
-            scope.setdefault("state", {})["call"] = await _decoded(decoder, body, headers)
+                plain = await asyncio.to_thread(unpacked, body, encoding, min(self._max_body, MOST_UNPACKED_BYTES))
+            call = await _decoded(decoder, plain, headers)
+            # The body as it came: with the headers it is what another server needs.
+            scope.setdefault("state", {}).update(call=call, body=body)
             await self.app(scope, receive, send)
 
     async def _body(self, receive: Receive) -> bytes | None:
@@ -54,25 +57,21 @@ class Decode:
 
         A body over the limit is read to its end all the same: a refusal sent against unread data may never arrive.
         """
-        pieces, size, more = [], 0, True
+        pieces, more = [], True
+        # What is over the limit earns no time.
+        incoming = Incoming(receive, self._timeout, self._max_body)
         while more:
-            message = await self._next(receive)
+            message = await incoming.next()
             if message["type"] == "http.disconnect":
                 return None
-            piece, more = message.get("body", b""), message.get("more_body", False)
-            size += len(piece)
-            if size <= self._max_body:
-                pieces.append(piece)
-        if size > self._max_body:
-            raise TooLarge(f"request body too large: {size} bytes, the limit is {self._max_body} (MLX_API_MAX_BODY)")
+            more = message.get("more_body", False)
+            if incoming.size <= self._max_body:
+                pieces.append(message.get("body", b""))
+        if incoming.size > self._max_body:
+            raise TooLarge(
+                f"request body too large: {incoming.size} bytes, the limit is {self._max_body} (MLX_API_MAX_BODY)"
+            )
         return b"".join(pieces)
-
-    async def _next(self, receive: Receive) -> Message:
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await receive()
-        except TimeoutError as error:
-            raise TooSlow(f"no more of the request body came for {self._timeout:g} seconds") from error
 
 
 async def _decoded(decoder: Decoder, body: bytes, headers: Headers) -> Call:

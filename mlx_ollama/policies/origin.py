@@ -35,15 +35,23 @@ class Origin:
 
     `origins` come in front of the built-in list; `bind_host` is where the server listens: the Host check is only for
     servers that listen on loopback. `allow_of` gives the `Allow` header of a path, None for a path that is not there.
+    `headers` are what web pages may send besides the reference's list.
     """
 
     def __init__(
-        self, app: ASGIApp, *, origins: Sequence[str], bind_host: str, allow_of: Callable[[str], str | None]
+        self,
+        app: ASGIApp,
+        *,
+        origins: Sequence[str],
+        bind_host: str,
+        allow_of: Callable[[str], str | None],
+        headers: Sequence[str] = (),
     ) -> None:
         self.app = app
         self._origins = (*origins, *DEFAULT_ORIGINS)
         self._checks_host = is_loopback(bind_host)
         self._allow_of = allow_of
+        self._headers = ",".join((ALLOWED_HEADERS, *headers))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -92,7 +100,7 @@ class Origin:
         if allow:
             headers.append((b"allow", allow.encode()))
         if preflight:
-            headers += _preflight_headers(vary="*" not in self._origins)
+            headers += _preflight_headers(self._headers, vary="*" not in self._origins)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
@@ -141,10 +149,10 @@ def _own_addresses() -> Iterable[str]:
             yield address.address.partition("%")[0]
 
 
-def _preflight_headers(*, vary: bool) -> list[tuple[bytes, bytes]]:
+def _preflight_headers(allowed: str, *, vary: bool) -> list[tuple[bytes, bytes]]:
     headers = [
         (b"access-control-allow-methods", ALLOWED_METHODS.encode()),
-        (b"access-control-allow-headers", ALLOWED_HEADERS.encode()),
+        (b"access-control-allow-headers", allowed.encode()),
         (b"access-control-max-age", PREFLIGHT_SECONDS.encode()),
     ]
     if vary:

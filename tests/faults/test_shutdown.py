@@ -5,15 +5,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.server import Server, run_cli, serving, wait_until
+from tests.support.server import Server, deaf, run_cli, serving, wait_until
 
 
 def _stream(server: Server, body: dict[str, Any], lines: list[dict[str, Any]]) -> threading.Thread:
@@ -24,17 +22,6 @@ def _stream(server: Server, body: dict[str, Any], lines: list[dict[str, Any]]) -
     thread = threading.Thread(target=read)
     thread.start()
     return thread
-
-
-@contextmanager
-def _deaf(server: Server, body: bytes) -> Iterator[None]:
-    """A client that asks and never reads."""
-    with socket.socket() as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        deaf.connect((server.host, server.port))
-        head = f"POST /api/generate HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
-        deaf.sendall(head.encode() + body)
-        yield
 
 
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
@@ -91,8 +78,8 @@ def test_the_drain_budget_is_kept(home: Path) -> None:
 def test_a_client_that_never_reads_does_not_hold_the_server(home: Path) -> None:
     with serving(home, "--context-length", "8192", "--drain", "0.2") as server:
         assert server.post("/api/generate", {"model": "tiny"}).status_code == 200
-        body = json.dumps({"model": "tiny", "prompt": "bada", "options": {"num_predict": 8000}}).encode()
-        with _deaf(server, body):
+        body = {"model": "tiny", "prompt": "bada", "options": {"num_predict": 8000}}
+        with deaf(server, body):
             (worker,) = server.workers()
             wait_until(lambda: worker.cpu_percent(0.1) > 20, "decoding")
             assert server.stop() == 0
@@ -103,10 +90,8 @@ def test_a_client_that_stopped_reading_megabytes_ago(home: Path) -> None:
     with serving(home, "--context-length", "8192", "--drain", "0.2") as server:
         assert server.post("/api/generate", {"model": "tiny"}).status_code == 200
         options = {"num_predict": 6000, "temperature": 1, "seed": 1}
-        body = json.dumps(
-            {"model": "tiny", "prompt": "bada", "logprobs": True, "top_logprobs": 20, "options": options}
-        ).encode()
-        with _deaf(server, body):
+        body = {"model": "tiny", "prompt": "bada", "logprobs": True, "top_logprobs": 20, "options": options}
+        with deaf(server, body):
             (worker,) = server.workers()
             wait_until(lambda: worker.cpu_percent(0.1) > 20, "decoding")
             wait_until(lambda: worker.cpu_percent(0.5) < 5, "the end of decoding", seconds=120)

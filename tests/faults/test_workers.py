@@ -13,17 +13,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.server import Server, run_cli, serving, wait_until
+from tests.support.server import Server, is_busy, run_cli, serving, wait_until
 
 LONG_PROMPT = "keti zuzu momo " * 5000
 ENDLESS = {"model": "tiny", "prompt": "bada", "options": {"num_predict": 20_000, "num_ctx": 8192}}
-
-
-def _busy(worker: psutil.Process, seconds: float = 0.3) -> bool:
-    """Whether a worker computes: its processor time grows with the clock."""
-    before = sum(worker.cpu_times()[:2])
-    time.sleep(seconds)
-    return bool(sum(worker.cpu_times()[:2]) - before > seconds / 3)
 
 
 def _send(server: Server, path: str, body: dict[str, Any]) -> socket.socket:
@@ -101,7 +94,7 @@ def test_a_worker_killed_before_the_first_byte(server: Server, stream: bool) -> 
     body = {"model": "slow", "prompt": LONG_PROMPT, "stream": stream}
     asking = threading.Thread(target=lambda: answers.append(server.post("/api/generate", body)))
     asking.start()
-    wait_until(lambda: _busy(worker), "prefill")
+    wait_until(lambda: is_busy(worker), "prefill")
     worker.send_signal(signal.SIGABRT)
     asking.join(30)
     assert answers[0].status_code == 500
@@ -121,7 +114,7 @@ def test_a_worker_that_stands_still_holds_up_nobody_else(server: Server) -> None
 
     reading = threading.Thread(target=read)
     reading.start()
-    wait_until(lambda: _busy(worker), "decoding")
+    wait_until(lambda: is_busy(worker), "decoding")
     worker.suspend()
     try:
         assert server.client.get("/api/version").status_code == 200
@@ -149,9 +142,9 @@ def test_hanging_up_stops_the_work(server: Server, stream: bool, phase: str) -> 
     worker = _load(server, model)
     body = {"model": "slow", "prompt": LONG_PROMPT} if phase == "prefill" else ENDLESS
     connection = _send(server, "/api/generate", {**body, "stream": stream})
-    wait_until(lambda: _busy(worker), phase)
+    wait_until(lambda: is_busy(worker), phase)
     connection.close()
-    wait_until(lambda: not _busy(worker), "the worker's rest", seconds=5)
+    wait_until(lambda: not is_busy(worker), "the worker's rest", seconds=5)
     quick = server.post(
         "/api/generate", {"model": model, "prompt": "ra", "stream": False, "options": {"num_predict": 2}}
     )
@@ -168,7 +161,7 @@ def test_workers_do_not_outlive_their_gateway(server: Server, phase: str) -> Non
         body = {"model": "slow", "prompt": LONG_PROMPT} if phase == "prefill" else ENDLESS
         connection = _send(server, "/api/generate", body)
         if phase != "idle":
-            wait_until(lambda: _busy(worker), phase)
+            wait_until(lambda: is_busy(worker), phase)
     os.kill(server.process.pid, signal.SIGKILL)
     killed = time.monotonic()
     wait_until(lambda: not _runs(worker), "the worker's end", seconds=10)
@@ -228,7 +221,7 @@ def test_a_caller_who_leaves_while_loading_does_not_end_the_load(server: Server)
 def test_a_short_chat_does_not_wait_for_a_long_prompt(server: Server) -> None:
     worker = _load(server, "slow")
     connection = _send(server, "/api/generate", {"model": "slow", "prompt": LONG_PROMPT, "options": {"num_predict": 1}})
-    wait_until(lambda: _busy(worker), "prefill")
+    wait_until(lambda: is_busy(worker), "prefill")
     began = time.monotonic()
     body = {"model": "slow", "prompt": "ra", "stream": False, "options": {"num_predict": 1}}
     assert server.post("/api/generate", body).json()["eval_count"] == 1

@@ -5,6 +5,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,9 @@ from typing import Any
 
 import httpx
 import psutil
+
+PATIENT = {"MLX_API_PROFILE": "ollama"}
+"""For tests that are not about limits: many requests at once, or of one address, are nothing special."""
 
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -41,6 +45,13 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -
     raise AssertionError(f"{what} did not happen within {seconds} s")
 
 
+def is_busy(worker: psutil.Process, seconds: float = 0.3) -> bool:
+    """Whether a worker computes: its processor time grows with the clock."""
+    before = sum(worker.cpu_times()[:2])
+    time.sleep(seconds)
+    return bool(sum(worker.cpu_times()[:2]) - before > seconds / 3)
+
+
 class Server:
     """A running `mlx-ollama serve`; its log is in `log`."""
 
@@ -50,7 +61,7 @@ class Server:
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
                 command,
-                env=clean_environment() | dict(env or {}),
+                env=clean_environment() | PATIENT | dict(env or {}),
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -112,6 +123,18 @@ def _is_worker(process: psutil.Process) -> bool:
         return "mlx_ollama.worker" in process.cmdline()
     except psutil.Error:  # it has just ended
         return False
+
+
+@contextmanager
+def deaf(server: Server, body: Any) -> Iterator[socket.socket]:
+    """A client that asks to generate and never reads."""
+    content = json.dumps(body).encode()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.connect((server.host, server.port))
+        head = f"POST /api/generate HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(content)}\r\n\r\n"
+        connection.sendall(head.encode() + content)
+        yield connection
 
 
 @contextmanager
