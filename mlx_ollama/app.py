@@ -64,7 +64,7 @@ def create_gateway(settings: Settings) -> Gateway:
 
     # The order in which a request meets them, outermost first.
     policies = [
-        Middleware(AccessLog),
+        Middleware(AccessLog, tell_id=settings.log_level == "debug"),
         Middleware(Origin, origins=settings.origins, bind_host=settings.host, allow_of=allow_of),
         Middleware(Errors, refuse_of=refuse_of),
         Middleware(Decode, decoders=DECODERS, max_body=settings.max_body, timeout=settings.body_timeout),

@@ -17,6 +17,7 @@ from hypercorn.config import Config
 
 from mlx_ollama.app import Gateway, create_gateway
 from mlx_ollama.errors import ShuttingDown
+from mlx_ollama.lifeline import Lifeline
 from mlx_ollama.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ class PortTaken(Exception):
     """Somebody else listens there; the message says who."""
 
 
-def run(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM, then drain (see `_drain`). `announce` is told the address once it is open.
+def run(settings: Settings, announce: Callable[[str], None], lifeline: Lifeline | None = None) -> None:
+    """Serve until SIGINT, SIGTERM or SIGHUP, then drain (see `_drain`). `announce` is told the address once it is open.
+
+    The end of the supervisor on the other side of `lifeline` is such a signal, too.
 
     Raises:
         PortTaken: if the address is in use.
@@ -58,15 +61,19 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     # What has been made by now lives as long as the server: no garbage collection needs to look at it again.
     gc.collect()
     gc.freeze()
-    asyncio.run(_serve(settings, listener))
+    asyncio.run(_serve(settings, listener, lifeline))
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> None:
+async def _serve(settings: Settings, listener: socket.socket, lifeline: Lifeline | None) -> None:
     gateway = create_gateway(settings)
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, asked.set)
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Under nohup a terminal that closes asks for nothing.
+        if signal.getsignal(name) is not signal.SIG_IGN:
+            loop.add_signal_handler(name, asked.set)
+    if lifeline is not None:
+        lifeline.on_end(loop, asked.set)
     # Starlette and Hypercorn describe the same ASGI with types of their own.
     app = cast("ASGIFramework", gateway.app)
     server = asyncio.create_task(hypercorn_serve(app, _config(settings, listener), shutdown_trigger=asked.wait))

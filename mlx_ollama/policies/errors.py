@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_ollama import errors
 from mlx_ollama.dialects.answers import Refuse, Stage
+from mlx_ollama.records import record_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Errors:
 
 
 async def _refuse(refuse: Refuse, scope: Scope, send: Send, status: int, message: str) -> None:
+    record_of(scope).error = message
     refusal = refuse(status, message, _stage(scope))
     headers = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
     headers.append((b"content-length", str(len(refusal.body)).encode()))
