@@ -144,6 +144,14 @@ class Loaded:
     settings: Settings
     origins: Mapping[str, Origin]
     warnings: Sequence[str]
+    file: Path | None = None
+    """The TOML file that was read."""
+
+    @property
+    def from_environment(self) -> Sequence[str]:
+        """The names of the variables that set something."""
+        names = {origin.source for origin in self.origins.values()}
+        return sorted(name for name in names if name.startswith((PREFIX, "OLLAMA_")))
 
 
 def local_only() -> dict[str, str]:
@@ -169,7 +177,7 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
         origins[setting.name] = Origin(value.expanduser() if isinstance(value, Path) else value, source)
     settings = Settings(**{name: origin.value for name, origin in origins.items()})
     _check(settings, origins)
-    return Loaded(settings, origins, _strangers(environment, table, file))
+    return Loaded(settings, origins, _strangers(environment, table, file), file)
 
 
 def describe(loaded: Loaded) -> list[tuple[str, str, str, str]]:
