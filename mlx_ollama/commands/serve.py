@@ -55,9 +55,11 @@ def _serve(arguments: argparse.Namespace, loaded: Loaded) -> int:
     lifeline = Lifeline(arguments.lifeline) if arguments.lifeline is not None else None
 
     def announce(address: str) -> None:
-        print(f"mlx-ollama {__version__} serves {address}", flush=True)
         if lifeline is not None:
+            # Its supervisor tells the world.
             lifeline.announce(address)
+        else:
+            print(f"mlx-ollama {__version__} serves {address}", flush=True)
 
     with logs.writing(settings):
         for warning in loaded.warnings:

@@ -244,8 +244,15 @@ def test_hooks_that_fail_or_hang_hold_up_nothing(tmp_path: Path) -> None:
 
 def test_a_slow_subscriber_holds_up_no_other() -> None:
     bus = EventBus()
-    go, told, slow = threading.Event(), [], []
-    bus.subscribe(lambda event: (go.wait(30), slow.append(event.kind))[0])
+    go = threading.Event()
+    told: list[str] = []
+    slow: list[str] = []
+
+    def wait(event: Event) -> None:
+        go.wait(30)
+        slow.append(event.kind)
+
+    bus.subscribe(wait)
     bus.subscribe(lambda event: told.append(event.kind))
     for _ in range(3):
         bus.publish(Event("down", {}))

@@ -77,6 +77,6 @@ def supervised(home: Path, *arguments: str, env: Mapping[str, str] | None = None
 def is_gone(pid: int) -> bool:
     """Whether a process of that id has ended, if only its parent has yet to hear of it."""
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
