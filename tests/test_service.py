@@ -28,9 +28,9 @@ def _plan(**settings: Any) -> Plan:
 
 def test_a_plan_is_a_supervised_server_that_may_drain() -> None:
     assert tuple(_plan().command) == COMMAND
-    # The drain budget, what the supervisor adds, and what the platform adds.
-    assert _plan().stop_seconds == 30 + 10 + 10
-    assert _plan(drain=600, supervise_stop=5).stop_seconds == 615
+    # The drain budget, what the supervisor adds for the gateway and for its last event, and what the platform adds.
+    assert _plan().stop_seconds == 30 + 10 + 10 + 5
+    assert _plan(drain=600, supervise_stop=5, supervise_hook_timeout=0.5).stop_seconds == 611
 
 
 def test_the_property_list() -> None:
@@ -41,7 +41,7 @@ def test_the_property_list() -> None:
         "RunAtLoad": True,
         "KeepAlive": {"SuccessfulExit": False},
         "ProcessType": "Interactive",
-        "ExitTimeOut": 50,
+        "ExitTimeOut": 55,
         "SoftResourceLimits": {"NumberOfFiles": 10240},
         "HardResourceLimits": {"NumberOfFiles": 10240},
         "StandardOutPath": "/Users/ann/Library/Logs/mlx-ollama/output.log",
@@ -62,7 +62,7 @@ def test_the_unit() -> None:
     program = '"/opt/a python" "-m" "mlx_ollama" "supervise"'
     assert rf'ExecStart={program} "--home=/data/50%% \"off\" $$HOME \\ x" "--port=11500"' in lines
     assert {
-        *("Restart=on-failure", "RestartPreventExitStatus=2", "TimeoutStopSec=50", "LimitNOFILE=10240"),
+        *("Restart=on-failure", "RestartPreventExitStatus=2", "TimeoutStopSec=55", "LimitNOFILE=10240"),
         *("KillMode=mixed", "WantedBy=default.target"),
     } <= set(lines)
     assert "Environment" not in text
@@ -133,7 +133,7 @@ def test_a_service_from_install_to_uninstall(tmp_path: Path) -> None:
     ]
     text = unit.read_text()
     assert f'"supervise" "--home={tmp_path}/models" "--port=11500" "--drain=1m"' in text
-    assert "TimeoutStopSec=80" in text
+    assert "TimeoutStopSec=85" in text
     assert stat.S_IMODE(unit.stat().st_mode) == 0o600
     assert "secret-token" not in text + made.stdout + made.stderr
     assert "MLX_API_HOME, MLX_API_SUPERVISE_WEBHOOK" in made.stderr

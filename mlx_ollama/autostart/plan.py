@@ -1,5 +1,6 @@
 """What a platform has to know of the service, in no platform's words."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ NAME = "mlx-ollama"
 OPEN_FILES = 10_240
 """macOS starts programs with 256, and every connection is one."""
 
-STOP_MARGIN_SECONDS = 10
+STOP_MARGIN_SECONDS = 5
 """What the platform waits beyond the supervisor, which waits beyond the drain budget: each ends what is below it."""
 
 
@@ -27,5 +28,5 @@ class Plan:
         Nothing of the environment goes in: it may hold keys, and a service shall not depend on the shell from which it
         was installed.
         """
-        patience = settings.drain + settings.supervise_stop + STOP_MARGIN_SECONDS
-        return cls((python, "-m", "mlx_ollama", "supervise", *flags), round(patience))
+        supervisor = settings.drain + settings.supervise_stop + settings.supervise_hook_timeout
+        return cls((python, "-m", "mlx_ollama", "supervise", *flags), math.ceil(supervisor) + STOP_MARGIN_SECONDS)

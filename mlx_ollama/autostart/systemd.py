@@ -19,7 +19,6 @@ def unit_text(plan: Plan) -> str:
     return f"""\
 [Unit]
 Description=mlx-ollama, an Ollama-compatible server on MLX
-After=network.target
 StartLimitIntervalSec=0
 
 [Service]

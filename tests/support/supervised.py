@@ -56,6 +56,10 @@ class Supervised:
         address = self.events("ready", "recovered")[-1]["address"]
         return httpx.get(address + path, timeout=30, trust_env=False)
 
+    def post(self, path: str, body: Any) -> Any:
+        address = self.events("ready", "recovered")[-1]["address"]
+        return httpx.post(address + path, json=body, timeout=60, trust_env=False).json()
+
     def stop(self, name: int = signal.SIGTERM) -> int:
         self.process.send_signal(name)
         return self.process.wait(60)
