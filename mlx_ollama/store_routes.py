@@ -15,6 +15,7 @@ from mlx_ollama.jobs import in_threads
 from mlx_ollama.library import Library
 from mlx_ollama.models.blobs import Blobs, BlobWriter, check_digest
 from mlx_ollama.policies.body import answered
+from mlx_ollama.records import record_of
 from mlx_ollama.routes import JsonResponse, Resource
 from mlx_ollama.types import Progress
 
@@ -63,6 +64,7 @@ class ProgressStream(Response):
                 async for progress in job:
                     await _line(send, encode_progress(progress))
             except MlxOllamaError as error:
+                record_of(scope).error = error.message
                 await _line(send, encode_failure(error.message))
         await send({"type": "http.response.body", "body": b""})
 

@@ -55,6 +55,9 @@ def test_a_request_is_a_line_with_its_tokens_and_times(tiny_home: Path, tmp_path
         assert (line["tokens_in"], line["tokens_out"]) == (whole["usage"]["prompt_tokens"], 3)
         assert line["request_id"] != loaded["request_id"]
 
+        assert server.post("/api/embed", {"model": "tiny", "input": "hi"}).status_code == 501
+        assert "does not support embeddings" in _line(server, path="/api/embed")["error"]
+
         server.post("/api/chat", {"model": "nope"})
         refused = _line(server, path="/api/chat", status=404)
         assert (refused["model"], refused["error"]) == ("nope", "model 'nope' not found")
