@@ -14,6 +14,7 @@ import pytest
 
 from mlx_ollama.logs import JsonFormatter, LineHandler, LogFile, PlainFormatter
 from mlx_ollama.records import sane_id
+from mlx_ollama.workerlog import WorkerLog
 from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
 
 JSON = {"MLX_API_LOG_FORMAT": "json"}
@@ -60,6 +61,7 @@ def test_a_request_is_a_line_with_its_tokens_and_times(tiny_home: Path, tmp_path
 
         server.post("/api/chat", {"model": "nope"})
         refused = _line(server, path="/api/chat", status=404)
+        assert refused["level"] == "info"
         assert (refused["model"], refused["error"]) == ("nope", "model 'nope' not found")
         assert "tokens_in" not in refused
         assert server.stop() == 0
@@ -115,6 +117,22 @@ def test_what_workers_say_is_in_the_same_log(tiny_directory: Path, tmp_path: Pat
         assert (last_words["level"], last_words["worker"]) == ("warning", worker.pid)
         assert server.stop() == 0
         _lines(server.log)
+
+
+def test_whatever_a_worker_says_is_lines(caplog: pytest.LogCaptureFixture) -> None:
+    log = WorkerLog()
+    log.worker = 7
+    told = {"level": "debug", "message": "well", "logger": "a.b", "time": "2026-01-31T12:00:00.500Z", "n": 1}
+    said = b"abort" + b"ing\n\n" + json.dumps(told).encode() + b'\n{"level": 1}\n' + b"[" * 60_000 + b"\n"
+    for piece in (said[:7], said[7:40], said[40:], b"x" * 70_000, b"y\nafter\n", b"no end"):
+        log.data_received(piece)
+    log.connection_lost(None)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[:3] == ["aborting", "well", '{"level": 1}']
+    assert messages[3:] == ["[" * 60_000, "x" * 65_536, "after", "no end"]
+    line = json.loads(JsonFormatter().format(caplog.records[1]))
+    assert line == {**told, "worker": 7}
+    assert [record.levelname for record in caplog.records[:2]] == ["WARNING", "DEBUG"]
 
 
 def test_plain_lines_are_one_line_each(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def property_list(plan: Plan, output: Path) -> bytes:
 class Launchd:
     """The service under launchd. `home` is the user's home folder."""
 
+    tool = "launchctl"
     advice = "It starts whenever you log in."
 
     def __init__(self, home: Path) -> None:

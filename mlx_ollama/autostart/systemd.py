@@ -51,6 +51,7 @@ def quoted(word: str) -> str:
 class Systemd:
     """The service under the user's own systemd. `home` is the user's home folder."""
 
+    tool = "systemctl"
     advice = "It runs while you are logged in; `loginctl enable-linger` keeps it running after that."
 
     def __init__(self, home: Path) -> None:
@@ -64,7 +65,8 @@ class Systemd:
         write_private(self.path, unit_text(plan).encode())
 
     def install(self) -> int:
-        return _systemctl("daemon-reload") or _systemctl("enable", "--now", UNIT)
+        # One that runs already has the old unit.
+        return _systemctl("daemon-reload") or _systemctl("enable", UNIT) or _systemctl("restart", UNIT)
 
     def uninstall(self) -> int:
         status = _systemctl("disable", "--now", UNIT)

@@ -1,6 +1,7 @@
 """`mlx-ollama service`: the server as a service of the platform, there after every login and every crash."""
 
 import argparse
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,8 @@ def _add(
 
 def _install(arguments: argparse.Namespace, loaded: Loaded) -> int:
     platform = platform_of(sys.platform, Path.home())
+    if not shutil.which(platform.tool):
+        return complain(f"there is no {platform.tool} here; `mlx-ollama supervise` needs nothing of the platform")
     # The platform's own come first: whoever names another log file gets that one.
     flags = {flag.partition("=")[0]: flag for flag in (*platform.flags(), *_places(loaded), *given_flags(arguments))}
     try:

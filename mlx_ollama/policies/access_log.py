@@ -11,6 +11,9 @@ logger = logging.getLogger(__name__)
 
 HEADER = "x-request-id"
 OK = 200
+FAULT = 500
+"""From here on HTTP's statuses are the server's fault, and worth a look."""
+
 ROUTINE = ("/health", "/metrics")
 """What machines ask every few seconds: of interest where it fails."""
 
@@ -66,5 +69,12 @@ class AccessLog:
                 **record.facts(scope["state"].get("call")),
             }
             told = ("method", "path", "status")
-            level = logging.DEBUG if path in ROUTINE and status == OK else logging.INFO
-            logger.log(level, "%s %s %s", scope["method"], path, status, extra={"facts": facts, "told": told})
+            logger.log(
+                _level(path, status), "%s %s %s", scope["method"], path, status, extra={"facts": facts, "told": told}
+            )
+
+
+def _level(path: str, status: int | str) -> int:
+    if path in ROUTINE and status == OK:
+        return logging.DEBUG
+    return logging.WARNING if isinstance(status, int) and status >= FAULT else logging.INFO

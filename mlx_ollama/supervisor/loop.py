@@ -151,9 +151,10 @@ class Supervisor:
         else:
             restarts, window = self._settings.supervise_restarts, self._settings.supervise_window
             reason = f"the gateway is down again after {restarts} restarts in {window:g} s"
+            log = f" or in {self._settings.log_file}" if self._settings.log_file else ""
             advice = (
-                f"Its last words are above. Run `{command}` by itself to see why it ends, mend that, and start the "
-                "supervisor again. MLX_API_SUPERVISE_RESTARTS and MLX_API_SUPERVISE_WINDOW say how often it tries."
+                f"Its last words are above{log}. Run `{command}` by itself to see why it ends, mend that, and start "
+                "the supervisor again. MLX_API_SUPERVISE_RESTARTS and MLX_API_SUPERVISE_WINDOW say how often it tries."
             )
         self._publish("gave_up", reason=reason, exit_status=self._status, advice=advice)
         complain(f"giving up: {reason}. {advice}")

@@ -13,9 +13,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
+from mlx_ollama.settings import Settings
 from mlx_ollama.supervisor.events import Event, EventBus
 from mlx_ollama.supervisor.gateway import GatewayProcess
 from tests.support.server import wait_until
@@ -160,6 +162,27 @@ def test_a_supervisor_that_is_killed_leaves_no_gateway_behind(tmp_path: Path) ->
     port = ready["address"].rpartition(":")[2]
     with supervised(tmp_path, "--port", port) as second:
         assert second.event("ready")["address"] == ready["address"]
+
+
+def test_answers_under_way_survive_the_supervisor(tiny_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").symlink_to(tiny_home / "models")
+    with supervised(tmp_path, "--port", "0", "--context-length", "8192") as supervisor:
+        ready = supervisor.event("ready")
+        body = {"model": "tiny", "prompt": "bada", "options": {"num_predict": 400}}
+        with httpx.stream("POST", f"{ready['address']}/api/generate", json=body, timeout=60, trust_env=False) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            supervisor.process.kill()
+            assert json.loads([*lines][-1])["eval_count"] == 400
+        wait_until(lambda: is_gone(ready["pid"]), "the end of the gateway")
+
+
+def test_the_numbers_are_these() -> None:
+    numbers = Settings()
+    assert (numbers.supervise_interval, numbers.supervise_misses, numbers.supervise_grace) == (10, 3, 10)
+    assert (numbers.supervise_restarts, numbers.supervise_window, numbers.supervise_stop) == (5, 300, 10)
+    assert (numbers.supervise_backoff, numbers.supervise_backoff_most) == (2, 60)
+    assert (numbers.supervise_breaker, numbers.supervise_breaker_open) == (5, 60)
 
 
 def test_flags_of_serve_reach_it(tmp_path: Path) -> None:
