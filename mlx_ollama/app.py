@@ -144,7 +144,7 @@ def _policies(
     # Browsers ask before they send a header.
     key_header = ("X-Api-Key",) if settings.keys else ()
     return [
-        Middleware(AccessLog),
+        Middleware(AccessLog, tell_id=settings.log_level == "debug"),
         Middleware(SlowReaders, seconds=settings.write_timeout, hang_up=limits.connections.hang_up),
         Middleware(Origin, origins=settings.origins, bind_host=settings.host, allow_of=allow_of, headers=key_header),
         Middleware(Errors, refuse_of=refuse_of),

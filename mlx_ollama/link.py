@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import os
 import signal
 import socket
 import sys
@@ -31,7 +32,9 @@ from mlx_ollama.protocol import (
     Unloadable,
     encode,
 )
+from mlx_ollama.settings import local_only
 from mlx_ollama.types import Delta, Done, Event, Rendered, Usage, Vectors
+from mlx_ollama.workerlog import WorkerLog
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,9 @@ LARGEST_BACKLOG = 1024
 """Events that wait for a slow reader; twice as many are joined to half as many, so none is lost."""
 
 TERMINATE_SECONDS = 5.0
+
+LAST_WORDS_SECONDS = 1.0
+"""For what a worker said before it died."""
 
 
 class Mailbox:
@@ -75,8 +81,9 @@ class Mailbox:
 class WorkerLink(asyncio.Protocol):
     """A running worker. Made by `start`, usable until `alive` turns false, then made anew by whoever owns it."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: WorkerLog) -> None:
         self.process = process
+        self._log = log
         self.died = asyncio.Event()
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
@@ -96,18 +103,26 @@ class WorkerLink(asyncio.Protocol):
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "mlx_ollama.worker", "--fd", str(theirs.fileno()), "--model", str(directory)),
-                *("--device", device, "--prefill-slice", str(prefill_slice), "--log-level", log_level),
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-            )
+        said, log = await WorkerLog.open()
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "mlx_ollama.worker", "--fd", str(theirs.fileno())),
+                    *("--model", str(directory), "--device", device),
+                    *("--prefill-slice", str(prefill_slice), "--log-level", log_level),
+                    env=local_only(),
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=said,
+                )
+        finally:
+            os.close(said)
+        log.worker = process.pid
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        _, link = await loop.create_connection(lambda: cls(process), sock=ours)
+        _, link = await loop.create_connection(lambda: cls(process, log), sock=ours)
         return link
 
     @property
@@ -267,6 +282,7 @@ class WorkerLink(asyncio.Protocol):
             with suppress(ProcessLookupError):
                 self.process.kill()
             status = await self.process.wait()
+        await self._log.end(LAST_WORDS_SECONDS)
         self.died.set()
         if not self._ready.done():
             self._ready.set_exception(LoadFailed(_obituary(status)))

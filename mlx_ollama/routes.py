@@ -20,6 +20,7 @@ from mlx_ollama.dialects.answers import NDJSON, REFUSAL_JSON, Answers, Door
 from mlx_ollama.doors import DOORS
 from mlx_ollama.errors import MlxOllamaError, TemplateFailed
 from mlx_ollama.library import Library
+from mlx_ollama.records import record_of
 from mlx_ollama.service import Events, Service
 from mlx_ollama.types import Chat, Embed, Event, Leased, Show
 
@@ -258,11 +259,14 @@ def _asking(service: Service, door: Door, keep_alive: StreamKeepAlive) -> Endpoi
 
     async def ask(request: Request) -> Response:
         call = request.state.call
+        record = record_of(request.scope)
+        record.reaches_the_endpoint()
         answers: Any = door.answers(call)
         if isinstance(call, Embed):
             embeddings = await service.embed(call)
+            record.usage = embeddings.usage
             return JsonResponse(await asyncio.to_thread(answers.vectors, embeddings), answers.whole_headers)
-        events = service.chat(call) if isinstance(call, Chat) else service.complete(call)
+        events = record.watched(service.chat(call) if isinstance(call, Chat) else service.complete(call))
         if call.stream:
             return EventStream(events, answers, keep_alive.patience(answers))
         async with aclosing(events):

@@ -18,6 +18,7 @@ from hypercorn.config import Config, Sockets
 from mlx_ollama.app import Gateway, create_gateway
 from mlx_ollama.connections import Listener
 from mlx_ollama.errors import ShuttingDown
+from mlx_ollama.lifeline import Lifeline
 from mlx_ollama.policies.origin import is_loopback
 from mlx_ollama.settings import Settings
 
@@ -46,8 +47,10 @@ class PortTaken(Exception):
     """Somebody else listens there; the message says who."""
 
 
-def run(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM, then drain (see `_drain`). `announce` is told the address once it is open.
+def run(settings: Settings, announce: Callable[[str], None], lifeline: Lifeline | None = None) -> None:
+    """Serve until SIGINT, SIGTERM or SIGHUP, then drain (see `_drain`). `announce` is told the address once it is open.
+
+    The end of the supervisor on the other side of `lifeline` is such a signal, too.
 
     Raises:
         SettingsError: for a policy of the user's that cannot be made.
@@ -67,14 +70,18 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     # What has been made by now lives as long as the server: no garbage collection needs to look at it again.
     gc.collect()
     gc.freeze()
-    asyncio.run(_serve(gateway, settings, listener))
+    asyncio.run(_serve(gateway, settings, listener, lifeline))
 
 
-async def _serve(gateway: Gateway, settings: Settings, listener: Listener) -> None:
+async def _serve(gateway: Gateway, settings: Settings, listener: Listener, lifeline: Lifeline | None) -> None:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, asked.set)
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Under nohup a terminal that closes asks for nothing.
+        if signal.getsignal(name) is not signal.SIG_IGN:
+            loop.add_signal_handler(name, asked.set)
+    if lifeline is not None:
+        lifeline.on_end(loop, asked.set)
     # Starlette and Hypercorn describe the same ASGI with types of their own.
     app = cast("ASGIFramework", gateway.app)
     listener.connections = gateway.limits.connections

@@ -2,32 +2,32 @@
 
 import math
 import os
+import shlex
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlx_ollama.durations import parse_duration
-from mlx_ollama.peers import Peers
 from mlx_ollama.policy import Policy, policies
+from mlx_ollama.settings_check import check
 
 PREFIX = "MLX_API_"
 KEEP_ALIVE_SECONDS = 300.0
 CONNECTION_KEEP_ALIVE_SECONDS = 120.0
 DRAIN_SECONDS = 30.0
 MAX_BODY_BYTES = 64 * 1024 * 1024
+LOG_BYTES = 10 * 1024 * 1024
 
-DEVICES = ("auto", "cpu", "gpu")
-LOG_LEVELS = ("debug", "info", "warning", "error")
-MOST_RATE_LIMIT = 100_000
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+"""What keeps the libraries below a worker from asking a hub for anything, or telling it anything."""
 
-_ABOVE_ZERO = (
-    *("connection_keep_alive", "max_body", "body_timeout", "load_timeout", "prefill_slice"),
-    *("max_concurrent", "rate_window", "write_timeout"),
-)
-_ZERO_OR_MORE = ("drain", "context_length", "stream_keep_alive", "queue", "queue_timeout", "rate_limit", "timeout")
+
+class Words(tuple[str, ...]):
+    """A command and its arguments; in the environment written as a shell would have it, and never given to one."""
+
+    __slots__ = ()
 
 
 class SettingsError(ValueError):
@@ -64,7 +64,29 @@ class Settings:
         (), "more web origins to allow, comma separated, * as wildcard", also="OLLAMA_ORIGINS"
     )
     log_level: str = _setting("info", "debug, info, warning or error")
-    drain: float = _setting(DRAIN_SECONDS, "how long running answers may go on after SIGTERM or SIGINT")
+    log_format: str = _setting("plain", "a log line for people (plain) or for programs (json)")
+    log_file: str = _setting("", "write the log to this file, and to standard error only what cannot be written there")
+    log_size: int = _setting(LOG_BYTES, "bytes of a log file before it is put aside and a new one begins")
+    log_count: int = _setting(5, "log files put aside that are kept; 0 keeps all of the log in one")
+    drain: float = _setting(DRAIN_SECONDS, "how long running answers may go on after SIGTERM, SIGINT or SIGHUP")
+    supervise_interval: float = _setting(10.0, "time between two checks of the gateway by its supervisor")
+    supervise_timeout: float = _setting(5.0, "how long the gateway may take to answer a check")
+    supervise_misses: int = _setting(3, "checks in a row without an answer that mean that the gateway is down")
+    supervise_start: float = _setting(60.0, "how long the gateway may take to open its port")
+    supervise_restarts: int = _setting(5, "most restarts of the gateway within supervise_window")
+    supervise_window: float = _setting(300.0, "time in which restarts are counted")
+    supervise_backoff: float = _setting(2.0, "first pause after repeated deaths; it doubles with each more")
+    supervise_backoff_most: float = _setting(60.0, "longest such pause")
+    supervise_breaker: int = _setting(5, "starts that fail in a row before a pause of supervise_breaker_open")
+    supervise_breaker_open: float = _setting(60.0, "that pause, after which one start is tried")
+    supervise_grace: float = _setting(10.0, "time between SIGTERM and SIGKILL for a gateway that does not answer")
+    supervise_stop: float = _setting(10.0, "time beyond drain for a gateway that is asked to stop, before SIGKILL")
+    supervise_events: str = _setting(
+        "", "file of the supervisor's events; supervisor.jsonl in the home folder if empty"
+    )
+    supervise_webhook: str = _setting("", "http or https address to which every event of the supervisor is posted")
+    supervise_hook: Words = _setting(Words(), "command that gets every event of the supervisor on standard input")
+    supervise_hook_timeout: float = _setting(10.0, "how long webhook and command may take for one event")
     max_body: int = _setting(MAX_BODY_BYTES, "largest request body in bytes")
     strict: bool = _setting(
         default=False, help_text="refuse fields and options that have no effect here instead of naming them"
@@ -109,6 +131,11 @@ class Settings:
         return self.home / "models"
 
     @property
+    def events(self) -> Path:
+        """The file of the supervisor's events."""
+        return Path(self.supervise_events or self.home / "supervisor.jsonl").expanduser()
+
+    @property
     def converted(self) -> Path:
         """MLX model directories made from GGUF files, one folder per file digest."""
         return self.home / "converted"
@@ -145,6 +172,19 @@ class Loaded:
     settings: Settings
     origins: Mapping[str, Origin]
     warnings: Sequence[str]
+    file: Path | None = None
+    """The TOML file that was read."""
+
+    @property
+    def from_environment(self) -> Sequence[str]:
+        """The names of the variables that set something."""
+        names = {origin.source for origin in self.origins.values()}
+        return sorted(name for name in names if name.startswith((PREFIX, "OLLAMA_")))
+
+
+def local_only() -> dict[str, str]:
+    """The environment for processes that run other people's libraries: they find files, and ask nobody."""
+    return os.environ | dict.fromkeys(OFFLINE, "1")
 
 
 def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Loaded:
@@ -174,7 +214,7 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
         origins[setting.name] = Origin(value.expanduser() if isinstance(value, Path) else value, source)
     settings = Settings(**{name: origin.value for name, origin in origins.items()})
     _check(settings, origins)
-    return Loaded(settings, origins, _strangers(environment, table, file))
+    return Loaded(settings, origins, _strangers(environment, table, file), file)
 
 
 def describe(loaded: Loaded) -> list[tuple[str, str, str, str]]:
@@ -197,6 +237,8 @@ def help_texts() -> dict[str, str]:
 
 def show(value: Any) -> str:
     """A value as one would write it into the environment."""
+    if isinstance(value, Words):
+        return shlex.join(value)
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     if isinstance(value, bool):
@@ -255,9 +297,13 @@ def _as_type_of(default: Any, value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("not true or false")  # noqa: TRY004 - one error for every bad value
     if isinstance(default, tuple):
-        parts = value.split(",") if isinstance(value, str) else value
-        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        words = isinstance(default, Words)
+        split = shlex.split if words else lambda text: text.split(",")
+        parts = split(value) if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
             raise ValueError("not a list of strings")
+        if words:
+            return Words(parts)
         return tuple(part.strip() for part in parts if part.strip())
     if isinstance(default, Path):
         return Path(value)
@@ -292,52 +338,7 @@ def _check(settings: Settings, origins: Mapping[str, Origin]) -> None:
         value = _shown(setting, origins[name].value)
         raise SettingsError(f"{origins[name].source}: {name} {value!r}: {reason}")
 
-    if settings.workers != 1:
-        refuse("workers", "only 1 works: loaded models and limits are shared state of one gateway process")
-    if not 0 <= settings.port <= 65535:  # noqa: PLR2004 - the range of ports
-        refuse("port", "not a port")
-    if settings.device not in DEVICES:
-        refuse("device", f"must be one of {', '.join(DEVICES)}")
-    if settings.log_level not in LOG_LEVELS:
-        refuse("log_level", f"must be one of {', '.join(LOG_LEVELS)}")
-    for name in _ABOVE_ZERO:
-        if getattr(settings, name) <= 0:
-            refuse(name, "must be above 0")
-    for name in _ZERO_OR_MORE:
-        if getattr(settings, name) < 0:
-            refuse(name, "must not be negative")
-    _check_addresses(settings, refuse)
-    _check_access(settings, refuse)
-
-
-def _check_addresses(settings: Settings, refuse: Callable[[str, str], None]) -> None:
-    if settings.rate_limit > MOST_RATE_LIMIT:
-        refuse("rate_limit", f"at most {MOST_RATE_LIMIT}: the times of so many are remembered; 0 is no limit")
-    try:
-        Peers(settings.trusted_proxies)
-    except ValueError as error:
-        refuse("trusted_proxies", str(error))
-
-
-def _check_access(settings: Settings, refuse: Callable[[str, str], None]) -> None:
-    if not all(key.isascii() and key.isprintable() and " " not in key for key in settings.keys):
-        refuse("keys", "a key goes into a header: ASCII, no spaces")
-    if settings.upstream and not _is_base_url(settings.upstream):
-        refuse("upstream", "must be http://host:port, with no user, query or fragment")
-
-
-def _is_base_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        # Asking for a port that is none raises.
-        return bool(
-            parts.scheme in ("http", "https")
-            and parts.hostname
-            and (parts.port is None or parts.port)
-            and not (parts.username or parts.password or parts.query or parts.fragment)
-        )
-    except ValueError:
-        return False
+    check(settings, refuse)
 
 
 def _strangers(environment: Mapping[str, str], table: Mapping[str, Any], file: Path | None) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mlx_ollama.models.files import locked
 from mlx_ollama.models.weights import Weights
+from mlx_ollama.settings import local_only
 from mlx_ollama.types import Progress
 
 QUANTIZED_BITS = {"Q8_0": 8, "Q4_K_S": 4, "Q4_K_M": 4}
@@ -84,7 +85,8 @@ def _link(weights: Weights, directory: Path) -> None:
 
 def _run(module: str, source: Path, *arguments: "Path | str") -> Iterator[Progress]:
     command = [sys.executable, "-m", f"mlx_ollama.worker.{module}", str(source), *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=local_only(), stdout=pipe, stderr=pipe, text=True) as process:
         failure = ""
         try:
             for line in process.stdout or ():

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlx_ollama import errors
 from mlx_ollama.dialects.answers import Refuse, Stage
 from mlx_ollama.policies.body import answered
+from mlx_ollama.records import record_of
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Errors:
         try:
             await self.app(scope, watch_body, watch)
         except errors.MlxOllamaError as error:
+            record_of(scope).error = error.message
             last_words: Callable[[str], bytes] | None = scope.get("state", {}).get("last_words")
             if not begun:
                 await refuse(status_of(error), error.message, _facts(error))

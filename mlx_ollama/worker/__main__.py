@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_ollama.logs import to_gateway
 from mlx_ollama.protocol import Ready, Unloadable
 from mlx_ollama.worker.blas import preload_openblas
 from mlx_ollama.worker.inbox import SocketInbox, SocketOutbox
@@ -23,7 +24,7 @@ logger = logging.getLogger("mlx_ollama.worker")
 def main() -> int:
     """Load the model and serve until the gateway's end of the socket closes."""
     arguments = _parse()
-    logging.basicConfig(level=arguments.log_level.upper(), format="worker %(process)d: %(message)s", stream=sys.stderr)
+    to_gateway(arguments.log_level)
     # Ctrl-C in a terminal is for the gateway, which ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=arguments.fd)
