@@ -19,6 +19,8 @@ MlxOllamaError
 ├── JobFailed             a model could not be created, fetched or sent
 ├── Unauthorized          no key, or one that is not known
 ├── UpstreamDown          the server that was to answer instead cannot be reached
+├── OutOfMemory           a worker or a request found no memory
+│   └── NoRoom            and this one would not have, so it was not begun; it is a LimitReached, too
 ├── ShuttingDown
 └── WorkerError
     ├── LoadFailed        the model could not be loaded
@@ -98,7 +100,7 @@ class NoEmbeddings(MlxOllamaError):
 class LimitReached(MlxOllamaError):
     """A limit of the operator's stands in the way.
 
-    `setting` is the variable that would have let the request in.
+    `setting` is the variable that would have let the request in, empty for none.
     """
 
     setting = ""
@@ -164,6 +166,18 @@ class Unauthorized(MlxOllamaError):
 
 class UpstreamDown(MlxOllamaError):
     """The upstream was to answer in our place, and cannot be reached or gave no answer."""
+
+
+class OutOfMemory(MlxOllamaError):
+    """Memory ran out under a request, or under the worker that it was with."""
+
+
+class NoRoom(OutOfMemory, LimitReached):
+    """A model or an answer is not begun, because the guard finds no room for it; the message has the sum."""
+
+    def __init__(self, message: str, *, setting: str = "", retry_after: int) -> None:
+        super().__init__(message)
+        self.setting, self.retry_after = setting, retry_after
 
 
 class ShuttingDown(MlxOllamaError):

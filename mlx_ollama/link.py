@@ -7,12 +7,22 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import cast
 
-from mlx_ollama.errors import GenerationFailed, InvalidRequest, LoadFailed, PromptTooLong, TemplateFailed, WorkerDied
+from mlx_ollama.errors import (
+    GenerationFailed,
+    InvalidRequest,
+    LoadFailed,
+    MlxOllamaError,
+    OutOfMemory,
+    PromptTooLong,
+    TemplateFailed,
+    WorkerDied,
+)
 from mlx_ollama.protocol import (
     Cancel,
     Decoder,
@@ -24,9 +34,12 @@ from mlx_ollama.protocol import (
     Prompt,
     ProtocolError,
     Ready,
+    Release,
+    Released,
     Render,
     RenderedPrompt,
     Sampling,
+    Spare,
     Step,
     Submit,
     Unloadable,
@@ -48,6 +61,12 @@ TERMINATE_SECONDS = 5.0
 
 LAST_WORDS_SECONDS = 1.0
 """For what a worker said before it died."""
+
+RELEASE_SECONDS = 1.0
+"""How long a worker may take to give memory back. One that is in the middle of a prompt does it after its slice."""
+
+Verdict = Callable[[int | None, str], MlxOllamaError]
+"""From a process' exit status, and how people are told of it, to what its end means for those who wait."""
 
 
 class Mailbox:
@@ -81,9 +100,11 @@ class Mailbox:
 class WorkerLink(asyncio.Protocol):
     """A running worker. Made by `start`, usable until `alive` turns false, then made anew by whoever owns it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: WorkerLog) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: WorkerLog, verdict: Verdict) -> None:
         self.process = process
         self._log = log
+        self._verdict = verdict
+        self._releases: deque[asyncio.Future[int]] = deque()
         self.died = asyncio.Event()
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
@@ -94,8 +115,10 @@ class WorkerLink(asyncio.Protocol):
         self._reaper: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, directory: Path, *, device: str, prefill_slice: float, log_level: str) -> "WorkerLink":
-        """Start a worker on a model directory; `loaded` tells when it can be used.
+    async def start(
+        cls, directory: Path, *, device: str, prefill_slice: float, log_level: str, verdict: Verdict
+    ) -> "WorkerLink":
+        """Start a worker on a model directory; `loaded` tells when it can be used, `verdict` judges its end.
 
         The worker gets a session of its own, so that Ctrl-C in a terminal reaches the gateway only.
         """
@@ -122,7 +145,7 @@ class WorkerLink(asyncio.Protocol):
         log.worker = process.pid
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        _, link = await loop.create_connection(lambda: cls(process, log), sock=ours)
+        _, link = await loop.create_connection(lambda: cls(process, log, verdict), sock=ours)
         return link
 
     @property
@@ -134,7 +157,7 @@ class WorkerLink(asyncio.Protocol):
         """Wait until the model is loaded, for `within` seconds at most.
 
         Raises:
-            LoadFailed: with the worker's reason, or how the process ended.
+            LoadFailed, OutOfMemory: with the worker's reason, or how the process ended.
         """
         try:
             return await asyncio.wait_for(asyncio.shield(self._ready), within)
@@ -182,6 +205,15 @@ class WorkerLink(asyncio.Protocol):
             async for event in events:
                 if isinstance(event, Vectors):
                     yield event
+
+    async def release(self, share: Spare) -> int:
+        """Have the worker give back memory that it does not need now; bytes, 0 from one that is busy or gone."""
+        freed = asyncio.get_running_loop().create_future()
+        with suppress(WorkerDied, OutOfMemory, TimeoutError):
+            self._send(Release(share))
+            self._releases.append(freed)
+            return int(await asyncio.wait_for(freed, RELEASE_SECONDS))
+        return 0
 
     def fail(self, error: Exception) -> None:
         """Give every request up with `error`; the worker hears of it as cancellations."""
@@ -237,12 +269,12 @@ class WorkerLink(asyncio.Protocol):
         finally:
             del self._mailboxes[request]
             if not finished:
-                with suppress(WorkerDied):
+                with suppress(WorkerDied, OutOfMemory):
                     self._send(Cancel(request))
 
     def _send(self, frame: Frame) -> None:
         if not self.alive or self._transport is None or self._transport.is_closing():
-            raise WorkerDied(_obituary(self.process.returncode))
+            raise self._end(self.process.returncode)
         try:
             self._transport.write(encode(frame))
         except ProtocolError as error:
@@ -265,9 +297,16 @@ class WorkerLink(asyncio.Protocol):
             case Ready() if not self._ready.done():
                 self._ready.set_result(frame)
             case Unloadable() if not self._ready.done():
-                self._ready.set_exception(LoadFailed(frame.reason))
+                self._ready.set_exception((OutOfMemory if frame.kind == "memory" else LoadFailed)(frame.reason))
+            case Released() if self._releases:
+                self._released(self._releases.popleft(), frame.freed)
             case _:
                 logger.error("worker %d sent an unexpected %s", self.process.pid, type(frame).__name__)
+
+    def _released(self, waiting: "asyncio.Future[int]", freed: int) -> None:
+        """Whoever asked may have had no patience; the answer was theirs all the same."""
+        if not waiting.done():
+            waiting.set_result(freed)
 
     def _deliver(self, request: int, event: Event | Vectors | Exception) -> None:
         mailbox = self._mailboxes.get(request)
@@ -284,12 +323,16 @@ class WorkerLink(asyncio.Protocol):
             status = await self.process.wait()
         await self._log.end(LAST_WORDS_SECONDS)
         self.died.set()
+        end = self._end(status)
         if not self._ready.done():
-            self._ready.set_exception(LoadFailed(_obituary(status)))
+            self._ready.set_exception(end if isinstance(end, OutOfMemory) else LoadFailed(end.message))
         # Nobody may be waiting for the load any more; its failure is then no news.
         self._ready.exception()
         for mailbox in self._mailboxes.values():
-            mailbox.put(WorkerDied(_obituary(status)))
+            mailbox.put(end)
+
+    def _end(self, status: int | None) -> MlxOllamaError:
+        return self._verdict(status, _obituary(status))
 
 
 def _as_error(frame: Failed) -> Exception:
@@ -300,6 +343,8 @@ def _as_error(frame: Failed) -> Exception:
             return TemplateFailed(frame.reason)
         case "invalid":
             return InvalidRequest(frame.reason)
+        case "memory":
+            return OutOfMemory(f"memory ran out under this request: {frame.reason}")
         case _:
             return GenerationFailed(frame.reason)
 

@@ -20,7 +20,9 @@ PromptStyle = Literal["chat", "fill", "raw"]
 Piece: TypeAlias = tuple[int, Delta]
 """A part of the answer to a request, by the request's id."""
 
-Failure = Literal["invalid", "too_long", "template", "failed"]
+Failure = Literal["invalid", "too_long", "template", "failed", "memory"]
+Spare = Literal["buffers", "prefixes"]
+"""What a worker can give back: MLX's pool of freed arrays, and cached prompts that no answer uses."""
 
 
 class ProtocolError(ValueError):
@@ -125,6 +127,20 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Release:
+    """Gateway to worker: memory is short, give back what nobody uses. Answered by `Released`, in order."""
+
+    share: Spare
+
+
+@dataclass(frozen=True)
+class Released:
+    """Worker to gateway: so many bytes were given back."""
+
+    freed: int
+
+
+@dataclass(frozen=True)
 class Ready:
     """Worker to gateway: the model is loaded. Sizes are in bytes; `gpu_memory` is 0 on a CPU."""
 
@@ -136,9 +152,10 @@ class Ready:
 
 @dataclass(frozen=True)
 class Unloadable:
-    """Worker to gateway: the model could not be loaded; the worker ends."""
+    """Worker to gateway: the model could not be loaded; the worker ends. `kind` is `failed` or `memory`."""
 
     reason: str
+    kind: Failure = "failed"
 
 
 @dataclass(frozen=True)
@@ -189,7 +206,21 @@ class Failed:
     reason: str
 
 
-Frame = Submit | Render | Cancel | Ready | Unloadable | Step | Finished | RenderedPrompt | Failed | Embed | Embedded
+Frame = (
+    Submit
+    | Render
+    | Cancel
+    | Ready
+    | Unloadable
+    | Step
+    | Finished
+    | RenderedPrompt
+    | Failed
+    | Embed
+    | Embedded
+    | Release
+    | Released
+)
 _KINDS: tuple[type[Any], ...] = (
     Submit,
     Render,
@@ -202,6 +233,8 @@ _KINDS: tuple[type[Any], ...] = (
     Failed,
     Embed,
     Embedded,
+    Release,
+    Released,
 )
 _TAGS = {kind: tag for tag, kind in enumerate(_KINDS)}
 _NAMES = {kind: tuple(part.name for part in fields(kind)) for kind in _KINDS}

@@ -14,6 +14,8 @@ from mlx_ollama.protocol import (
     Prompt,
     ProtocolError,
     Ready,
+    Release,
+    Released,
     Render,
     RenderedPrompt,
     Sampling,
@@ -44,6 +46,9 @@ FRAMES: list[Frame] = [
     Cancel(1),
     Ready("cpu", 10, 0, 8192),
     Unloadable("no weights"),
+    Unloadable("no room", "memory"),
+    Release("buffers"),
+    Released(1 << 40),
     Submit(1, PROMPT, replace(SAMPLING, logprobs=0), False, '{"type":"object"}'),
     Step(((1, Delta("a", (5,), 0)), (2, Delta("é", (6, 7), 3)))),
     Step(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mlx_ollama.logs import to_gateway
 from mlx_ollama.protocol import Ready, Unloadable
 from mlx_ollama.worker.blas import preload_openblas
+from mlx_ollama.worker.failure import failure_of
 from mlx_ollama.worker.inbox import SocketInbox, SocketOutbox
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def main() -> int:
     # Whatever stops a model from loading, the caller shall read the reason.
     except Exception as error:
         logger.debug("loading failed", exc_info=True)
-        outbox.send([Unloadable(str(error) or type(error).__name__)])
+        outbox.send([Unloadable(str(error) or type(error).__name__, failure_of(error))])
         return 1
     # The libraries' many objects live as long as the worker: no garbage collection needs to look at them again.
     gc.collect()

@@ -12,8 +12,10 @@ import orjson
 
 from mlx_ollama import gojson
 from mlx_ollama.errors import InvalidRequest
-from mlx_ollama.protocol import Cancel, Embed, Embedded, Failed, Frame, Render, Submit
+from mlx_ollama.protocol import Cancel, Embed, Embedded, Failed, Frame, Release, Render, Submit
 from mlx_ollama.worker.embedder import LoadedEmbedder, Vectors, finished
+from mlx_ollama.worker.failure import failure_of
+from mlx_ollama.worker.spare import release
 
 if TYPE_CHECKING:
     # It stands where mlx-lm is imported, which takes a second.
@@ -104,6 +106,8 @@ class EmbedEngine:
                 out.append(Embedded(frame.id, (), 0, 0))
             case Cancel():
                 self._jobs.pop(frame.id, None)
+            case Release():
+                out.append(release(frame))
             case Submit() | Render():
                 out.append(Failed(frame.id, "failed", "this model embeds, it does not generate text"))
             case _:
@@ -184,7 +188,7 @@ class EmbedEngine:
         if isinstance(error, InvalidRequest):
             out.append(Failed(request, "invalid", str(error)))
         else:
-            out.append(Failed(request, "failed", f"{type(error).__name__}: {error}"))
+            out.append(Failed(request, failure_of(error), f"{type(error).__name__}: {error}"))
 
     def _learn(self, batch: Sequence[Text], nanoseconds: int) -> None:
         """Size the next batch by the speed of this one, by a factor of two at most: short ones tell little."""

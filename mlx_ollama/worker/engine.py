@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
-from mlx_ollama.errors import InvalidRequest, MlxOllamaError, PromptTooLong, TemplateFailed
+from mlx_ollama.errors import MlxOllamaError
 from mlx_ollama.protocol import (
     Cancel,
     Embed,
@@ -17,18 +17,21 @@ from mlx_ollama.protocol import (
     Finished,
     Frame,
     Piece,
+    Release,
     Render,
     RenderedPrompt,
     Step,
     Submit,
 )
 from mlx_ollama.worker.batch import LARGEST_BATCH, Batch, Joining, Sampled
+from mlx_ollama.worker.failure import failure_of
 from mlx_ollama.worker.grammar import Grammars
 from mlx_ollama.worker.likelihood import Likelihood
 from mlx_ollama.worker.parse.choice import make_parser
 from mlx_ollama.worker.prefill import Prefill, Reading
 from mlx_ollama.worker.prompt import render, tokenize
 from mlx_ollama.worker.sampling import make_processors, make_sampler
+from mlx_ollama.worker.spare import release
 from mlx_ollama.worker.stream import EndReason, Stream
 from mlx_ollama.worker.text import TextStream
 from mlx_ollama.worker.tokenizer import Tokenizer
@@ -138,6 +141,8 @@ class Engine:
                 self._arrived.append(frame)
             case Cancel():
                 self._cancel(frame.id, out)
+            case Release():
+                out.append(release(frame))
             case Embed():
                 out.append(Failed(frame.id, "failed", "this model generates text, it has no embeddings"))
             case _:
@@ -186,10 +191,10 @@ class Engine:
         try:
             work()
         except MlxOllamaError as error:
-            self._fail(request, _failure_kind(error), str(error), out)
+            self._fail(request, failure_of(error), str(error), out)
         except Exception as error:
             logger.exception("request %d failed", request)
-            self._fail(request, "failed", f"{type(error).__name__}: {error}", out)
+            self._fail(request, failure_of(error), f"{type(error).__name__}: {error}", out)
 
     def _fail(self, request: int, kind: Failure, reason: str, out: list[Frame]) -> None:
         self._cancel(request, out)
@@ -212,7 +217,7 @@ class Engine:
     def _read_prompts(self, out: list[Frame]) -> None:
         for reading in self._prefill.advance(LARGEST_BATCH - len(self._batch) - len(self._read)):
             if reading.failure:
-                self._fail(reading.id, "failed", reading.failure, out)
+                self._fail(reading.id, reading.failure_kind, reading.failure, out)
             else:
                 self._read.append(reading)
 
@@ -302,7 +307,7 @@ class Engine:
             self._by_handle.clear()
             for stream in lost:
                 del self._streams[stream.id]
-                out.append(Failed(stream.id, "failed", reason))
+                out.append(Failed(stream.id, failure_of(error), reason))
             with suppress(Exception):
                 self._batch.close()
             self._batch = self._new_batch()
@@ -312,14 +317,3 @@ def _limit(frame: Submit, prompt_tokens: int) -> int:
     room = max(1, frame.prompt.context - prompt_tokens)
     wanted = frame.sampling.limit
     return min(room, wanted if wanted > 0 else UNBOUNDED_CONTEXTS * frame.prompt.context)
-
-
-def _failure_kind(error: MlxOllamaError) -> Failure:
-    match error:
-        case PromptTooLong():
-            return "too_long"
-        case InvalidRequest():
-            return "invalid"
-        case TemplateFailed():
-            return "template"
-    return "failed"

@@ -10,6 +10,9 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
+from mlx_ollama.protocol import Failure
+from mlx_ollama.worker.failure import failure_of
+
 logger = logging.getLogger(__name__)
 
 FIRST_SLICE_TOKENS = 16
@@ -34,6 +37,7 @@ class Reading:
     cache: list[Any] = field(default_factory=list)
     position: int = 0
     failure: str = ""
+    failure_kind: Failure = "failed"
     alone: bool = False
 
     @property
@@ -144,7 +148,7 @@ class Prefill:
         # A prompt for which there is no memory, say, has touched nothing but its own cache.
         except Exception as error:
             logger.exception("request %d could not be read", reading.id)
-            reading.failure = f"{type(error).__name__}: {error}"
+            reading.failure, reading.failure_kind = f"{type(error).__name__}: {error}", failure_of(error)
 
     def _read_slice(self, reading: Reading, seconds: float) -> None:
         count = min(reading.remaining, self._affordable(seconds))

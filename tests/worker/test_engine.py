@@ -8,7 +8,20 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_ollama.protocol import Cancel, Failed, Finished, Frame, Prompt, Render, RenderedPrompt, Sampling, Step, Submit
+from mlx_ollama.protocol import (
+    Cancel,
+    Failed,
+    Finished,
+    Frame,
+    Prompt,
+    Release,
+    Released,
+    Render,
+    RenderedPrompt,
+    Sampling,
+    Step,
+    Submit,
+)
 from mlx_ollama.types import Message
 from mlx_ollama.worker import batch
 from mlx_ollama.worker.engine import FRAME_INTERVAL_NS, Engine
@@ -241,21 +254,31 @@ def test_rendering_and_bad_templates(machine: Machine) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("poisoned"), "failed"),
+        (RuntimeError("[malloc] Unable to allocate 68719476736 bytes."), "memory"),
+        (RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory (00000008)"), "memory"),
+        (MemoryError(), "memory"),
+        (ValueError("cannot allocate a name"), "failed"),
+    ],
+)
 def test_a_broken_step_fails_its_streams_and_the_engine_lives_on(
-    machine: Machine, fresh: Callable[[], Machine]
+    machine: Machine, fresh: Callable[[], Machine], error: Exception, kind: str
 ) -> None:
     class Poisoned:
-        def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-            raise RuntimeError("poisoned")
+        def __call__(self, *arguments: mx.array) -> mx.array:
+            raise error
 
     machine.engine.turn([submit(1, "bada"), submit(2, "ra")])
     handles = list(machine.engine._by_handle)
     assert len(handles) == 2
-    poisoned = batch.Joining([5, 6], _cache(machine), Poisoned(), [], 5)  # type: ignore[arg-type]
+    poisoned = batch.Joining([5, 6], _cache(machine), Poisoned(), [], 5)
     machine.engine._batch.join([poisoned])
     machine.engine.turn([])
     failed = [frame for frame in machine.sent if isinstance(frame, Failed)]
-    assert {frame.id for frame in failed} == {1, 2}
+    assert {(frame.id, frame.kind) for frame in failed} == {(1, kind), (2, kind)}
     machine.run([submit(3, "bada")])
     alone = fresh()
     alone.run([submit(3, "bada")])
@@ -278,3 +301,14 @@ def _cache(machine: Machine) -> list[Any]:
     cache = make_prompt_cache(machine.model)
     machine.model(mx.array([[5]]), cache=cache)
     return list(cache)
+
+
+def test_buffers_are_given_back_when_asked_for(machine: Machine) -> None:
+    machine.run([submit(1, "bada " * 50)])
+    assert mx.get_cache_memory() > 0
+    held = mx.get_cache_memory()
+    machine.engine.turn([Release("prefixes")])
+    assert machine.sent[-1] == Released(0)
+    machine.engine.turn([Release("buffers")])
+    assert machine.sent[-1] == Released(held)
+    assert mx.get_cache_memory() == 0
