@@ -113,6 +113,15 @@ class ModelDirectory:
         """Tokens that the model was trained to see; 0 if it does not say."""
         return self._number("max_position_embeddings") or self._gguf_number("context_length")
 
+    @property
+    def cached_numbers_per_token(self) -> int:
+        """Keys and values that each token leaves in a full cache; 0 if the configuration does not say."""
+        heads = self._number("num_attention_heads", "n_heads")
+        width = self._number("head_dim") or self._number("hidden_size", "dim") // max(1, heads)
+        return (
+            2 * self._number("num_hidden_layers", "n_layers") * (self._number("num_key_value_heads") or heads) * width
+        )
+
     @cached_property
     def parameter_count(self) -> int:
         """Weights before quantisation."""
