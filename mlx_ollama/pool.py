@@ -3,151 +3,189 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
-from mlx_ollama.durations import FOREVER_SECONDS
-from mlx_ollama.errors import LoadFailed, MlxOllamaError
+from mlx_ollama import gotime
+from mlx_ollama.errors import LoadFailed, MlxOllamaError, NoRoom, OutOfMemory
 from mlx_ollama.link import WorkerLink
+from mlx_ollama.memory.estimate import Demand, Estimator
+from mlx_ollama.memory.guard import MemoryGuard
 from mlx_ollama.models.store import StoredModel
+from mlx_ollama.policies.eviction import Eviction
 from mlx_ollama.protocol import Ready
+from mlx_ollama.resident import Lease, Resident, Tally
+from mlx_ollama.residents import Residents
 
 logger = logging.getLogger(__name__)
 
+Prepare = Callable[[StoredModel], Awaitable[None]]
 Start = Callable[[StoredModel], Awaitable[WorkerLink]]
 
 
-@dataclass
-class Resident:
-    """A model that is loaded or loading. Names that share weights share one; `model` is whose request began it.
-
-    `keep_alive` is in seconds, `idle_since` in seconds of the monotonic clock, None while in use or never used.
-    """
-
-    model: StoredModel
-    keep_alive: float
-    users: int = 0
-    idle_since: float | None = None
-    context_length: int = 0
-    link: WorkerLink | None = None
-    ready: Ready | None = None
-    loading: "asyncio.Task[Ready] | None" = None
-    expiry: asyncio.TimerHandle | None = field(default=None, repr=False)
-
-    def expires_in(self, now: float) -> float:
-        """Seconds until it is unloaded if nothing happens; a full term while it is in use for the first time."""
-        return self.keep_alive if self.idle_since is None else self.idle_since + self.keep_alive - now
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to use a loaded model until the block ends."""
-
-    resident: Resident
-    link: WorkerLink
-    ready: Ready
-
-
 class Pool:
-    """Residents by the digest of their weights.
+    """The residents, and the way in: what is asked for is loaded once, leased to all who ask, and watched.
 
-    `start` makes a worker for a model; `keep_alive` (seconds) counts where no request has said otherwise;
-    `load_timeout` is in seconds.
+    `prepare` sees to it that a model's directory is there, `start` makes a worker for it. `keep_alive` (seconds) counts
+    where no request has said otherwise; `load_timeout` is in seconds. `guard` is asked for room, `eviction` for the
+    order in which idle models make it.
     """
 
-    def __init__(self, start: Start, *, keep_alive: float, load_timeout: float) -> None:
+    def __init__(
+        self,
+        prepare: Prepare,
+        start: Start,
+        *,
+        keep_alive: float,
+        load_timeout: float,
+        guard: MemoryGuard,
+        estimator: Estimator,
+        eviction: Eviction,
+    ) -> None:
+        self._prepare = prepare
         self._start = start
         self._keep_alive = keep_alive
         self._load_timeout = load_timeout
-        self._residents: dict[str, Resident] = {}
+        self._guard = guard
+        self._estimator = estimator
+        self.tally = Tally()
+        self._residents = Residents(eviction, self.tally)
+        self._dead: set[str] = set()
         self._chores: set[asyncio.Task[None]] = set()
-        self._stopping: dict[str, asyncio.Task[None]] = {}
         self._refusal: MlxOllamaError | None = None
 
     @asynccontextmanager
-    async def lease(self, model: StoredModel, keep_alive: float | None) -> AsyncIterator[Lease]:
+    async def lease(
+        self, model: StoredModel, keep_alive: float | None, demand: Demand | None = None
+    ) -> AsyncIterator[Lease]:
         """Use a model, loading it first if need be; several leases share one load and one worker.
 
-        `keep_alive` None leaves the resident's own as it is (wire-spec 3.4).
+        `keep_alive` None leaves the resident's own as it is (wire-spec 3.4). `demand` is what the request is going to
+        hold in the model's cache, None for nothing.
 
         Raises:
             LoadFailed: if the model cannot be loaded.
+            OutOfMemory: if there is no room for it, or for the request.
             MlxOllamaError: what `fail_all` was given, from then on.
         """
         if self._refusal is not None:
             raise self._refusal
-        resident = self._resident(model)
-        self._acquire(resident, keep_alive)
+        resident = self._resident(model, demand)
+        self._acquire(resident, model, keep_alive)
+        claim = resident.claim(demand)
         try:
             link, ready = await self._loaded(resident)
-            yield Lease(resident, link, ready)
+            await self._guard.admit(self._residents, model.name.display)
+            yield Lease(resident, link, ready, claim)
+        except OutOfMemory as error:
+            if not isinstance(error, NoRoom):
+                self.clean_up(error.message)
+            raise
         finally:
-            self._release(resident)
+            resident.drop(claim)
+            self._release(resident, model)
 
     def expire(self, model: StoredModel) -> None:
         """Unload a model as soon as nobody uses it; quiet if it is not loaded."""
-        resident = self._residents.get(model.weights_digest)
+        resident = self._residents.find(model.weights_digest)
         if resident is not None:
             resident.keep_alive = 0
-            self._settle(resident)
+            self._residents.settle(resident, "request")
 
     def residents(self) -> list[Resident]:
         """Everything that is loaded, the latest to expire first (wire-spec 5.4)."""
-        now = time.monotonic()
-        loaded = [resident for resident in self._residents.values() if resident.ready is not None]
-        return sorted(loaded, key=lambda resident: resident.expires_in(now), reverse=True)
+        return self._residents.loaded()
+
+    def loading(self) -> list[Resident]:
+        """Everything that is still being loaded."""
+        return [resident for resident in self._residents.all() if resident.ready is None]
 
     def fail_all(self, error: MlxOllamaError) -> None:
         """Give up every request that is under way, those that wait for a load too, and take no more."""
         self._refusal = error
-        for resident in list(self._residents.values()):
+        for resident in self._residents.all():
             if resident.ready is None:
-                self._unload(resident)
+                self._residents.unload(resident, "shutdown")
             elif resident.link is not None:
                 resident.link.fail(error)
 
+    def clean_up(self, cause: str) -> None:
+        """Memory has run out: have everything go that is idle, as soon as whoever found out has left."""
+        self._chore(self._guard.clean_up(self._residents, cause))
+
+    async def watch_memory(self) -> None:
+        """Let the guard do its work, for ever."""
+        await self._guard.watch(self._residents)
+
     async def close(self) -> None:
         """End every worker and wait until they are gone."""
-        for resident in list(self._residents.values()):
-            self._unload(resident)
-        while self._chores or self._stopping:
-            await asyncio.wait([*self._chores, *self._stopping.values()])
+        for resident in self._residents.all():
+            self._residents.unload(resident, "shutdown")
+        while pending := [*self._chores, *self._residents.stops()]:
+            await asyncio.wait(pending)
 
-    def _resident(self, model: StoredModel) -> Resident:
-        found = self._residents.get(model.weights_digest)
+    def _resident(self, model: StoredModel, demand: Demand | None) -> Resident:
+        found = self._residents.find(model.weights_digest)
         if found is not None and (found.link is None or found.link.alive):
             return found
         if found is not None and found.link is not None:
             # Its socket is closed, but its process may still hold the weights.
-            self._stop(found, found.link)
-        resident = Resident(model, self._keep_alive)
-        self._residents[model.weights_digest] = resident
-        resident.loading = asyncio.create_task(self._load(resident))
+            self._residents.stop(found, found.link)
+            self._mourn(found)
+        resident = Resident(model, self._keep_alive, is_restart=model.weights_digest in self._dead)
+        self._residents.add(resident)
+        resident.loading = asyncio.create_task(self._load(resident, demand))
         # If every caller has left, nobody is told of a failure; it is logged all the same.
         resident.loading.add_done_callback(lambda load: load.cancelled() or load.exception())
         return resident
 
-    async def _load(self, resident: Resident) -> Ready:
-        key = resident.model.weights_digest
+    async def _load(self, resident: Resident, demand: Demand | None) -> Ready:
         try:
-            if (predecessor := self._stopping.get(key)) is not None:
-                # Its memory must be free before the same weights come in again.
-                await asyncio.shield(predecessor)
+            # A predecessor's memory must be free before the same weights come in again.
+            await self._residents.stopped(resident.key)
+            await self._prepare(resident.model)
+            await self._reserve(resident, demand)
             began = time.monotonic()
             resident.link = await self._start(resident.model)
             resident.ready = await resident.link.loaded(self._load_timeout)
         except Exception as error:
-            self._forget(resident)
+            self._residents.forget(resident)
             if resident.link is not None:
-                self._stop(resident, resident.link)
-            logger.warning("%s cannot be loaded: %s", resident.model.name.display, error)
+                self._residents.stop(resident, resident.link)
+            self._count_failure(error)
+            logger.warning("%s cannot be loaded: %s", resident.name, error)
             if isinstance(error, OSError):
                 raise LoadFailed(f"no worker can be started: {error}") from error
             raise
-        logger.info("%s loaded in %.2f s", resident.model.name.display, time.monotonic() - began)
+        self._arrived(resident, resident.ready, time.monotonic() - began)
         self._chore(self._watch(resident, resident.link))
         return resident.ready
+
+    async def _reserve(self, resident: Resident, demand: Demand | None) -> None:
+        def promise(size: int) -> None:
+            resident.promised = size
+
+        need = self._estimator.need(resident.model, demand)
+        await self._guard.reserve(self._residents, resident.name, need, promise)
+
+    def _arrived(self, resident: Resident, ready: Ready, seconds: float) -> None:
+        """It is loaded: what was promised is now in use, and its worker has told where numbers are kept."""
+        logger.info("%s loaded in %.2f s", resident.name, seconds)
+        self._dead.discard(resident.key)
+        self._estimator.learn(ready.device)
+        resident.promised = 0
+        resident.token_bytes = self._estimator.token_bytes(resident.model)
+        resident.load_seconds = seconds
+        resident.last_used = gotime.now()
+        self.tally.loads += 1
+        self.tally.load_seconds += seconds
+
+    def _count_failure(self, error: Exception) -> None:
+        if isinstance(error, NoRoom):
+            self.tally.refused_loads += 1
+        else:
+            self.tally.failed_loads += 1
 
     async def _loaded(self, resident: Resident) -> tuple[WorkerLink, Ready]:
         if resident.loading is None:
@@ -163,63 +201,34 @@ class Pool:
             raise LoadFailed("the model worker is gone")
         return resident.link, ready
 
-    def _acquire(self, resident: Resident, keep_alive: float | None) -> None:
-        resident.users += 1
+    def _acquire(self, resident: Resident, model: StoredModel, keep_alive: float | None) -> None:
+        resident.users[model.name.display] += 1
+        resident.use_count += 1
+        resident.last_used = gotime.now()
         if keep_alive is not None:
             resident.keep_alive = keep_alive
         if resident.expiry is not None:
             resident.expiry.cancel()
             resident.expiry = None
 
-    def _release(self, resident: Resident) -> None:
-        resident.users -= 1
+    def _release(self, resident: Resident, model: StoredModel) -> None:
+        # Names without requests are dropped, so that a long life with many names leaves no trail.
+        resident.users = +(resident.users - Counter({model.name.display: 1}))
         resident.idle_since = time.monotonic()
-        self._settle(resident)
-
-    def _settle(self, resident: Resident) -> None:
-        """Set the clock of an idle resident, or unload it if its time is up."""
-        if resident.users or self._residents.get(resident.model.weights_digest) is not resident:
-            return
-        if resident.expiry is not None:
-            resident.expiry.cancel()
-        left = resident.expires_in(time.monotonic())
-        if left <= 0 and resident.loading is not None and resident.loading.done():
-            self._unload(resident)
-        elif left < FOREVER_SECONDS / 2:
-            loop = asyncio.get_running_loop()
-            resident.expiry = loop.call_later(max(left, 0.1), self._settle, resident)
-
-    def _unload(self, resident: Resident) -> None:
-        self._forget(resident)
-        if resident.loading is not None and not resident.loading.done():
-            resident.loading.cancel()
-        if resident.link is not None:
-            logger.info("%s unloaded", resident.model.name.display)
-            self._stop(resident, resident.link)
-
-    def _stop(self, resident: Resident, link: WorkerLink) -> None:
-        """End a worker; whoever loads the same weights next waits until they are free."""
-        key = resident.model.weights_digest
-        stopping = self._stopping[key] = asyncio.create_task(link.stop())
-        stopping.add_done_callback(lambda _: self._stopped(key, stopping))
-
-    def _stopped(self, key: str, stopping: "asyncio.Task[None]") -> None:
-        if self._stopping.get(key) is stopping:
-            del self._stopping[key]
-
-    def _forget(self, resident: Resident) -> None:
-        key = resident.model.weights_digest
-        if self._residents.get(key) is resident:
-            del self._residents[key]
-        if resident.expiry is not None:
-            resident.expiry.cancel()
-            resident.expiry = None
+        resident.last_used = gotime.now()
+        self._residents.settle(resident, "keep_alive")
 
     async def _watch(self, resident: Resident, link: WorkerLink) -> None:
         await link.died.wait()
-        if self._residents.get(resident.model.weights_digest) is resident:
-            logger.error("the worker of %s is gone", resident.model.name.display)
-        self._forget(resident)
+        if self._residents.is_here(resident):
+            logger.error("the worker of %s is gone", resident.name)
+            self._mourn(resident)
+        self._residents.forget(resident)
+
+    def _mourn(self, resident: Resident) -> None:
+        """Nobody ended its worker: whoever loads the same weights next restarts it."""
+        self._dead.add(resident.key)
+        self.tally.deaths += 1
 
     def _chore(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

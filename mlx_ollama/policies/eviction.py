@@ -1,0 +1,62 @@
+"""Which models go when memory runs short: pure choosers that the pool asks. Theirs is the order, not the deed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class IdleModel:
+    """What a chooser knows of a model that is loaded and that nobody uses.
+
+    `key` identifies its weights, `size` is in bytes; `idle_seconds` have passed since it was last used, and
+    `expires_seconds` are left until its keep-alive ends; `load_seconds` is what loading it took.
+    """
+
+    key: str
+    name: str
+    size: int
+    use_count: int
+    idle_seconds: float
+    expires_seconds: float
+    load_seconds: float
+
+
+class Eviction(Protocol):
+    """A chooser. It is made without arguments, must not wait for anything, and sees idle models only."""
+
+    def order(self, idle: Sequence[IdleModel]) -> Sequence[IdleModel]:
+        """The models that may go, the first to go first. Those left out stay, except in an emergency."""
+        ...
+
+
+class LeastRecentlyUsed:
+    """The model that nobody has asked for the longest goes first."""
+
+    def order(self, idle: Sequence[IdleModel]) -> Sequence[IdleModel]:
+        return sorted(idle, key=lambda model: (-model.idle_seconds, model.name))
+
+
+class NotAChooser(ValueError):
+    """What a setting names is no chooser; the message says why."""
+
+
+def chooser(named: str) -> Eviction:
+    """The chooser called `package.module:Class`.
+
+    Raises:
+        NotAChooser: if there is no such class, or it has no `order`, or cannot be made.
+    """
+    module, colon, name = named.partition(":")
+    if not (module and colon and name):
+        raise NotAChooser(f"{named!r} is not of the form package.module:Class")
+    try:
+        made = getattr(import_module(module), name)()
+    # Whatever importing and making somebody's class may raise, the operator shall read it.
+    except Exception as error:
+        raise NotAChooser(f"{named} cannot be used: {type(error).__name__}: {error}") from error
+    if not callable(getattr(made, "order", None)):
+        raise NotAChooser(f"{named} has no method order(idle)")
+    found: Eviction = made
+    return found
