@@ -1,7 +1,7 @@
 """The composition root: what the parts are, and in which order a request meets the policies."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -13,6 +13,9 @@ from mlx_ollama.doors import DECODERS, DOORS, last_words_of, refuse_of
 from mlx_ollama.durations import keep_alive_seconds
 from mlx_ollama.library import Library, ready
 from mlx_ollama.link import WorkerLink
+from mlx_ollama.memory.estimate import Estimator
+from mlx_ollama.memory.gauge import MemoryGauge, system_gauge
+from mlx_ollama.memory.guard import MemoryGuard, Thresholds
 from mlx_ollama.models.store import Store, StoredModel
 from mlx_ollama.peers import Peers
 from mlx_ollama.policies.access_log import AccessLog
@@ -27,14 +30,20 @@ from mlx_ollama.policies.ignored import IgnoredOptions
 from mlx_ollama.policies.in_flight import Crowd, InFlightCap
 from mlx_ollama.policies.keys import CREDENTIALS, Keys
 from mlx_ollama.policies.merge import MergedLists
+from mlx_ollama.policies.eviction import chooser
+from mlx_ollama.policies.measure import Figures, Measure
 from mlx_ollama.policies.origin import Origin
 from mlx_ollama.policies.plugins import OwnPolicy, look_in, with_own
 from mlx_ollama.policies.rate_limit import RateLimit, Rates
+from mlx_ollama.policies.shortage import Shortage
 from mlx_ollama.policies.slow_readers import SlowReaders
 from mlx_ollama.pool import Pool
-from mlx_ollama.routes import NotFound, Resource, StreamKeepAlive, find, resources, routes
+from mlx_ollama.routes import NotFound, Resource, StreamKeepAlive, find, resources, route_of, routes
 from mlx_ollama.service import Service
 from mlx_ollama.settings import Settings, load
+from mlx_ollama.status.metrics import Metrics
+from mlx_ollama.status.routes import status_resources
+from mlx_ollama.status.vitals import Monitor
 from mlx_ollama.store_routes import UPLOADS, store_resources
 from mlx_ollama.upstream import Upstream
 
@@ -65,36 +74,33 @@ class Gateway:
     in_flight: InFlight
     limits: Limits
     upstream: Upstream | None
+    monitor: Monitor
 
 
-def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = ()) -> Gateway:
-    """Everything of the gateway process, put together; nothing runs yet.
+def create_gateway(
+    settings: Settings, own: Sequence[OwnPolicy] = (), gauge: MemoryGauge | None = None
+) -> Gateway:
+    """Everything of the gateway process, put together; nothing runs yet. `gauge` is this machine's if it is None.
 
     Raises:
         SettingsError: for policies of the user's that cannot be made, those of the settings and then `own`.
+        NotAChooser: if `eviction` names none.
     """
-
-    async def start(model: StoredModel) -> WorkerLink:
-        await asyncio.to_thread(ready, model)
-        return await WorkerLink.start(
-            model.directory,
-            device=settings.device,
-            prefill_slice=settings.prefill_slice,
-            log_level=settings.log_level,
-        )
-
-    pool = Pool(start, keep_alive=keep_alive_seconds(settings.keep_alive), load_timeout=settings.load_timeout)
-    library = Library(Store(settings.models, settings.converted))
-    service = Service(library, pool, default_context=settings.context_length)
-    in_flight = InFlight()
+    guard = _guard(settings, gauge or system_gauge())
+    pool = _pool(settings, guard)
+    library, in_flight = Library(Store(settings.models, settings.converted)), InFlight()
     limits = _limits(settings)
+    monitor = Monitor(pool, guard, limits.slots, limits.rates, lambda: in_flight.phase)
+    metrics = Metrics(monitor)
+    service = Service(library, pool, metrics, default_context=settings.context_length)
     heartbeats = StreamKeepAlive(settings.stream_keep_alive, ndjson=settings.ndjson_keep_alive)
     table = {
         **resources(service, library, heartbeats),
         **store_resources(library, body_timeout=settings.body_timeout),
+        **status_resources(monitor, metrics, lambda: sum(1 for _ in library.store.names())),
     }
     upstream = _upstream(settings)
-    policies = _policies(settings, table, in_flight, limits, upstream)
+    policies = _policies(settings, table, in_flight, limits, upstream, figures=metrics, alarm=pool.clean_up)
     if settings.policies:
         look_in(settings.home)
     for users in (settings.policies, own):
@@ -103,7 +109,10 @@ def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = ()) -> Gateway
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(library.store.sweep)
+        watching = asyncio.create_task(pool.watch_memory())
+        in_flight.opened = True
         yield
+        watching.cancel()
         await pool.close()
         if upstream is not None:
             await upstream.close()
@@ -113,7 +122,7 @@ def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = ()) -> Gateway
     app.router.default = NotFound(table)
     # Made now and not with the first request, so that a policy that cannot be made stops the start.
     app.middleware_stack = app.build_middleware_stack()
-    return Gateway(app, pool, in_flight, limits, upstream)
+    return Gateway(app, pool, in_flight, limits, upstream, monitor)
 
 
 def _limits(settings: Settings) -> Limits:
@@ -132,8 +141,46 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
+def _pool(settings: Settings, guard: MemoryGuard) -> Pool:
+    async def prepare(model: StoredModel) -> None:
+        await asyncio.to_thread(ready, model)
+
+    async def start(model: StoredModel) -> WorkerLink:
+        return await WorkerLink.start(
+            model.directory,
+            device=settings.device,
+            prefill_slice=settings.prefill_slice,
+            log_level=settings.log_level,
+            verdict=guard.verdict,
+        )
+
+    return Pool(
+        prepare,
+        start,
+        keep_alive=keep_alive_seconds(settings.keep_alive),
+        load_timeout=settings.load_timeout,
+        guard=guard,
+        estimator=Estimator(settings.device),
+        eviction=chooser(settings.eviction),
+    )
+
+
+def _guard(settings: Settings, gauge: MemoryGauge | None) -> MemoryGuard:
+    thresholds = Thresholds(
+        float(settings.memory_warning), float(settings.memory_critical), float(settings.memory_emergency)
+    )
+    return MemoryGuard(gauge, thresholds, interval=settings.memory_interval, keep=settings.keep_count)
+
+
 def _policies(
-    settings: Settings, table: Mapping[str, Resource], in_flight: InFlight, limits: Limits, upstream: Upstream | None
+    settings: Settings,
+    table: Mapping[str, Resource],
+    in_flight: InFlight,
+    limits: Limits,
+    upstream: Upstream | None,
+    *,
+    figures: Figures,
+    alarm: Callable[[str], None],
 ) -> list[Middleware]:
     """The order in which a request meets them, outermost first."""
 
@@ -145,9 +192,11 @@ def _policies(
     key_header = ("X-Api-Key",) if settings.keys else ()
     return [
         Middleware(AccessLog, tell_id=settings.log_level == "debug"),
+        Middleware(Measure, figures=figures, endpoint_of=lambda path: route_of(table, path)),
         Middleware(SlowReaders, seconds=settings.write_timeout, hang_up=limits.connections.hang_up),
         Middleware(Origin, origins=settings.origins, bind_host=settings.host, allow_of=allow_of, headers=key_header),
         Middleware(Errors, refuse_of=refuse_of),
+        Middleware(Shortage, alarm=alarm),
         Middleware(Keys, keys=settings.keys),
         Middleware(InFlightCap, crowd=limits.crowd, paths=DOORS),
         Middleware(Decode, decoders=DECODERS, max_body=settings.max_body, timeout=settings.body_timeout),

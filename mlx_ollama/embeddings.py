@@ -13,11 +13,13 @@ from mlx_ollama.errors import (
 )
 from mlx_ollama.gojson import Written
 from mlx_ollama.library import Library
+from mlx_ollama.meter import Meter
 from mlx_ollama.models.describe import details_of, embeds
 from mlx_ollama.models.names import Reference, Source
 from mlx_ollama.models.store import StoredModel
 from mlx_ollama.options import Options
-from mlx_ollama.pool import Lease, Pool
+from mlx_ollama.pool import Pool
+from mlx_ollama.resident import Lease
 from mlx_ollama.types import Embed, Embeddings, Usage
 
 ContextOf = Callable[[Options, Lease, StoredModel], int]
@@ -29,9 +31,10 @@ MOST_NUMBERS = 1 << 25
 class EmbeddingService:
     """Embeds with the models of a library; `context_of` says how many tokens a text may have."""
 
-    def __init__(self, library: Library, pool: Pool, context_of: ContextOf) -> None:
+    def __init__(self, library: Library, pool: Pool, meter: Meter, context_of: ContextOf) -> None:
         self._library = library
         self._pool = pool
+        self._meter = meter
         self._context_of = context_of
 
     async def embed(self, call: Embed) -> Embeddings:
@@ -101,4 +104,5 @@ class EmbeddingService:
                         vectors[index] = Written(vector)
             now = time.monotonic_ns()
         usage = Usage(tokens, now - loaded, 0, 0, load_ns=max(1, loaded - entered), total_ns=now - entered)
+        self._meter.answered(model.name.display, usage)
         return Embeddings(vectors, usage)

@@ -49,12 +49,18 @@ class Resource:
         await response(scope, receive, send)
 
 
-def find(table: Mapping[str, Resource], path: str) -> Resource | None:
-    """What answers a path; a name in braces stands for one part of it."""
-    if found := table.get(path):
-        return found
+def route_of(table: Mapping[str, Resource], path: str) -> str | None:
+    """The entry of the table that a path is; a name in braces stands for one part of it."""
+    if path in table:
+        return path
     patterns = (pattern for pattern in table if "{" in pattern)
-    return next((table[pattern] for pattern in patterns if compile_path(pattern)[0].match(path)), None)
+    return next((pattern for pattern in patterns if compile_path(pattern)[0].match(path)), None)
+
+
+def find(table: Mapping[str, Resource], path: str) -> Resource | None:
+    """What answers a path."""
+    route = route_of(table, path)
+    return None if route is None else table[route]
 
 
 class NotFound:

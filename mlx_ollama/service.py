@@ -20,6 +20,8 @@ from mlx_ollama.errors import (
 )
 from mlx_ollama.formats import schema_of
 from mlx_ollama.library import Library
+from mlx_ollama.memory.estimate import Demand
+from mlx_ollama.meter import Meter, measured
 from mlx_ollama.models.capabilities import capabilities, family, parser_name, uses_harmony
 from mlx_ollama.models.describe import details_of
 from mlx_ollama.models.directory import jinja_template
@@ -27,8 +29,9 @@ from mlx_ollama.models.names import Reference, Source
 from mlx_ollama.models.parsers import RENDERERS
 from mlx_ollama.models.store import StoredModel
 from mlx_ollama.options import Options
-from mlx_ollama.pool import Lease, Pool
+from mlx_ollama.pool import Pool
 from mlx_ollama.protocol import Prompt, Sampling
+from mlx_ollama.resident import Lease
 from mlx_ollama.schemas import known_parts
 from mlx_ollama.thinking import Thinking, speaks_harmony, without_thoughts
 from mlx_ollama.types import (
@@ -64,11 +67,12 @@ _random = random.SystemRandom()
 class Service:
     """What this server can do. `default_context` is the operator's choice of tokens, 0 for one by memory."""
 
-    def __init__(self, library: Library, pool: Pool, *, default_context: int) -> None:
+    def __init__(self, library: Library, pool: Pool, meter: Meter, *, default_context: int) -> None:
         self._library = library
         self._pool = pool
+        self._meter = meter
         self._default_context = default_context
-        self.embed = EmbeddingService(library, pool, self._context).embed
+        self.embed = EmbeddingService(library, pool, meter, self._context).embed
 
     def chat(self, call: Chat) -> Events:
         """Answer a conversation. The checks come first, in the order of wire-spec 4.2.
@@ -170,7 +174,8 @@ class Service:
 
     async def _generate(self, call: Generation, model: StoredModel, options: Options, prompt: Prompt | None) -> Events:
         entered = time.monotonic_ns()
-        async with self._pool.lease(model, call.keep_alive) as lease:
+        demand = Demand.of(prompt, limit=max(0, options.num_predict), context=options.num_ctx or self._default_context)
+        async with self._pool.lease(model, call.keep_alive, demand) as lease:
             loaded = time.monotonic_ns()
             yield Leased()
             context = self._context(options, lease, model)
@@ -185,6 +190,9 @@ class Service:
             wants_context = isinstance(call, Completion) and not call.raw
             answer = lease.link.generate(
                 prompt, _sampling(call, options), want_context=wants_context, grammar=schema_of(call.format)
+            )
+            answer = measured(
+                answer, self._meter, lease, model=model.name.display, prompt_tokens=demand.prompt, entered=entered
             )
             calls = itertools.count()
             async with aclosing(answer) as events:

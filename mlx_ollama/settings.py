@@ -30,6 +30,10 @@ class Words(tuple[str, ...]):
     __slots__ = ()
 
 
+class Percent(float):
+    """A share of memory: a setting that is no duration, though it is a decimal number."""
+
+
 class SettingsError(ValueError):
     """A setting that cannot be used; the message names it, its origin and what is allowed."""
 
@@ -113,6 +117,17 @@ class Settings:
     )
     timeout: float = _setting(300.0, "how long an answer may take, waiting and loading included; 0 is for ever")
     write_timeout: float = _setting(60.0, "how long a client may take nothing of its answer before it is hung up on")
+    memory_interval: float = _setting(10.0, "how often the memory guard looks, besides before each load")
+    memory_warning: Percent = _setting(Percent(85), "percent of memory in use from which on the guard warns")
+    memory_critical: Percent = _setting(
+        Percent(95), "percent from which on idle models are unloaded, and models that would exceed it are not loaded"
+    )
+    memory_emergency: Percent = _setting(Percent(98), "percent from which on everything idle is given up")
+    keep_count: int = _setting(1, "idle models that stay loaded when memory is critical")
+    eviction: str = _setting(
+        "mlx_ollama.policies.eviction:LeastRecentlyUsed",
+        "class that says which idle models go first, as package.module:Class",
+    )
     prefill_slice: float = _setting(0.25, "longest time a prompt is read without letting running answers go on")
     keys: tuple[str, ...] = _setting(
         (), "keys, comma separated, of which a request needs one; without any, everybody may ask", secret=True
@@ -309,6 +324,8 @@ def _as_type_of(default: Any, value: Any) -> Any:
         return Path(value)
     if isinstance(default, int):
         return int(value)
+    if isinstance(default, Percent):
+        return Percent(value)
     if isinstance(default, float):
         return _seconds(value)
     return str(value)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -19,14 +20,14 @@ MOST_RATE_LIMIT = 100_000
 
 _ABOVE_ZERO = (
     *("connection_keep_alive", "max_body", "body_timeout", "write_timeout", "load_timeout", "prefill_slice"),
-    *("max_concurrent", "rate_window", "log_size"),
+    *("max_concurrent", "rate_window", "log_size", "memory_interval"),
     *("supervise_interval", "supervise_timeout", "supervise_misses", "supervise_start", "supervise_window"),
     *("supervise_breaker", "supervise_hook_timeout"),
 )
 _ZERO_OR_MORE = (
     *("drain", "context_length", "stream_keep_alive", "queue", "queue_timeout", "rate_limit", "timeout", "log_count"),
     *("supervise_restarts", "supervise_backoff", "supervise_backoff_most", "supervise_breaker_open"),
-    *("supervise_grace", "supervise_stop"),
+    *("supervise_grace", "supervise_stop", "keep_count"),
 )
 
 Complain = Callable[[str, str], None]
@@ -49,8 +50,20 @@ def check(settings: "Settings", refuse: Complain) -> None:
         for name in names:
             if getattr(settings, name) < least:
                 refuse(name, words)
+    _check_memory(settings, refuse)
     _check_addresses(settings, refuse)
     _check_access(settings, refuse)
+
+
+def _check_memory(settings: "Settings", refuse: Complain) -> None:
+    names = ("memory_warning", "memory_critical", "memory_emergency")
+    for name in names:
+        # Written so that it is also true of what is no number.
+        if not 0 < getattr(settings, name) <= 100:  # noqa: PLR2004 - percent
+            refuse(name, "must be a percentage above 0 and up to 100")
+    for lower, higher in pairwise(names):
+        if getattr(settings, lower) > getattr(settings, higher):
+            refuse(higher, f"must not be below {lower}, which is {getattr(settings, lower):g}")
 
 
 def _check_addresses(settings: "Settings", refuse: Complain) -> None:

@@ -56,6 +56,15 @@ def test_a_profile_may_stand_in_the_file_and_flags_win(tmp_path: Path) -> None:
     assert load({"home": str(tmp_path), "profile": "guarded"}, {}).settings.queue == 0
 
 
+def test_percentages_are_decimal_numbers() -> None:
+    environment = {"MLX_API_MEMORY_WARNING": "80.5", "MLX_API_MEMORY_CRITICAL": "90", "MLX_API_MEMORY_EMERGENCY": "90"}
+    settings = load({}, environment).settings
+    assert (settings.memory_warning, settings.memory_critical, settings.memory_emergency) == (80.5, 90.0, 90.0)
+    defaults = load({}, {}).settings
+    assert (defaults.memory_warning, defaults.memory_critical, defaults.memory_emergency) == (85.0, 95.0, 98.0)
+    assert (defaults.memory_interval, defaults.keep_count) == (10.0, 1)
+
+
 def test_truth_has_many_words() -> None:
     assert [load({}, {"MLX_API_STRICT": word}).settings.strict for word in ("1", "true", "No", "off")] == [
         True,
@@ -79,6 +88,15 @@ def test_ollamas_host_and_models_are_not_ours() -> None:
         ({"MLX_API_DEVICE": "npu"}, "must be one of auto, cpu, gpu"),
         ({"MLX_API_KEEP_ALIVE": "5 minutes"}, "MLX_API_KEEP_ALIVE"),
         ({"MLX_API_STRICT": "2"}, "MLX_API_STRICT: '2' is no good for strict: neither true nor false"),
+        ({"MLX_API_MEMORY_INTERVAL": "0"}, "memory_interval '0': must be above 0"),
+        ({"MLX_API_KEEP_COUNT": "-1"}, "keep_count '-1': must not be negative"),
+        ({"MLX_API_MEMORY_WARNING": "0"}, "memory_warning '0': must be a percentage above 0 and up to 100"),
+        ({"MLX_API_MEMORY_EMERGENCY": "100.1"}, "memory_emergency '100.1': must be a percentage"),
+        ({"MLX_API_MEMORY_CRITICAL": "nan"}, "memory_critical 'nan': must be a percentage"),
+        ({"MLX_API_MEMORY_CRITICAL": "95%"}, "MLX_API_MEMORY_CRITICAL: '95%' is no good for memory_critical"),
+        ({"MLX_API_MEMORY_CRITICAL": "1m"}, "MLX_API_MEMORY_CRITICAL: '1m' is no good for memory_critical"),
+        ({"MLX_API_MEMORY_CRITICAL": "80"}, "memory_critical '80': must not be below memory_warning, which is 85"),
+        ({"MLX_API_MEMORY_CRITICAL": "99"}, "memory_emergency '98': must not be below memory_critical, which is 99"),
         ({"MLX_API_DRAIN": "nan"}, "not a finite number"),
         ({"MLX_API_PROFILE": "open"}, "MLX_API_PROFILE: profile 'open': must be one of guarded, ollama"),
         ({"MLX_API_MAX_CONCURRENT": "0"}, "MLX_API_MAX_CONCURRENT: max_concurrent '0': must be above 0"),

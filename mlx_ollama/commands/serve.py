@@ -8,6 +8,7 @@ from mlx_ollama import __version__
 from mlx_ollama.commands.common import Commands, complain
 from mlx_ollama.lifeline import FLAG as LIFELINE_FLAG
 from mlx_ollama.lifeline import Lifeline
+from mlx_ollama.policies.eviction import NotAChooser, chooser
 from mlx_ollama.settings import PROFILES, Loaded, help_texts
 from mlx_ollama.settings_check import DEVICES, LOG_FORMATS, LOG_LEVELS
 
@@ -54,6 +55,10 @@ def _serve(arguments: argparse.Namespace, loaded: Loaded) -> int:
     from mlx_ollama.server import PortTaken, run  # noqa: PLC0415
 
     settings = loaded.settings
+    try:
+        chooser(settings.eviction)
+    except NotAChooser as error:
+        return complain(f"{loaded.origins['eviction'].source}: eviction: {error}", status=2)
     lifeline = Lifeline(arguments.lifeline) if arguments.lifeline is not None else None
 
     def announce(address: str) -> None:

@@ -1,20 +1,34 @@
 """Counts the requests that generate, and takes no more of them once the server is to stop."""
 
 import asyncio
+from typing import Literal
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlx_ollama.errors import ShuttingDown
 
+Phase = Literal["starting", "serving", "draining"]
+
 
 class InFlight:
-    """How many answers are under way. Shared by the policy, which counts, and the server, which waits."""
+    """How many answers are under way. Shared by the policy, which counts, and the server, which waits.
+
+    `opened` becomes true once everything has started, `closed` when nothing new is taken any more.
+    """
 
     def __init__(self) -> None:
         self.count = 0
+        self.opened = False
         self.closed = False
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def phase(self) -> Phase:
+        """Where the server is in its life."""
+        if self.closed:
+            return "draining"
+        return "serving" if self.opened else "starting"
 
     def enter(self) -> None:
         """Begin an answer.

@@ -32,6 +32,7 @@ STATUS: dict[type[errors.MlxOllamaError], int] = {
     errors.CloudDisabled: 403,
     errors.JobFailed: 500,
     errors.UpstreamDown: 502,
+    errors.OutOfMemory: 503,
     errors.ShuttingDown: 503,
     errors.WorkerError: 500,
 }
@@ -81,6 +82,8 @@ class Errors:
             await self.app(scope, watch_body, watch)
         except errors.MlxOllamaError as error:
             record_of(scope).error = error.message
+            # For those outside who count.
+            scope.setdefault("state", {})["error"] = error
             last_words: Callable[[str], bytes] | None = scope.get("state", {}).get("last_words")
             if not begun:
                 await refuse(status_of(error), error.message, _facts(error))

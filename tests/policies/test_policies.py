@@ -21,6 +21,7 @@ from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.drain import Drain, InFlight
 from mlx_ollama.policies.errors import STATUS, Errors
 from mlx_ollama.policies.origin import Origin, host_name, is_local, matches
+from mlx_ollama.policies.shortage import Shortage
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -257,3 +258,19 @@ def test_failures_inside_reach_the_outside() -> None:
 
     with pytest.raises(errors.WorkerDied):
         asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (MemoryError(), 503),
+        (RuntimeError("[malloc] Unable to allocate 64 bytes."), 503),
+        (RuntimeError("anything else"), 500),
+        (errors.WorkerDied("no"), 500),
+    ],
+)
+def test_memory_that_runs_out_in_the_gateway_is_an_alarm(error: Exception, status: int) -> None:
+    alarms: list[str] = []
+    policies = [Middleware(Errors, refuse_of=refuse_of), Middleware(Shortage, alarm=alarms.append)]
+    assert _ask(_app(_raising(error), *policies)).status_code == status
+    assert len(alarms) == (status == 503)

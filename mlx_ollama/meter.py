@@ -1,0 +1,42 @@
+"""What is measured of answers, as their events pass."""
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+from mlx_ollama.resident import Lease
+from mlx_ollama.types import Delta, Done, Event, Usage
+
+
+class Meter(Protocol):
+    """Takes figures, by a model's display name."""
+
+    def first_token(self, model: str, seconds: float) -> None:
+        """An answer has begun, so long after its request was taken up; loading counts."""
+        ...
+
+    def answered(self, model: str, usage: Usage) -> None:
+        """A request was answered to its end."""
+        ...
+
+
+async def measured(
+    answer: AsyncGenerator[Event, None], meter: Meter, lease: Lease, *, model: str, prompt_tokens: int, entered: int
+) -> AsyncGenerator[Event, None]:
+    """The same events. The meter learns of them, and the lease how much of its claim is used up.
+
+    `entered` is in nanoseconds of the monotonic clock, `prompt_tokens` the estimate that the claim was made with.
+    """
+    is_first = True
+    async with aclosing(answer) as events:
+        async for event in events:
+            match event:
+                case Delta():
+                    lease.reached(prompt_tokens + event.position + len(event.tokens))
+                    if is_first:
+                        meter.first_token(model, (time.monotonic_ns() - entered) / 1e9)
+                        is_first = False
+                case Done(usage=Usage() as usage):
+                    meter.answered(model, usage)
+            yield event

@@ -1,0 +1,1 @@
+"""What an operator sees: health as JSON, and figures for Prometheus."""
