@@ -4,14 +4,14 @@ import argparse
 from collections.abc import Sequence
 
 from mlx_ollama import __version__
-from mlx_ollama.commands import config, importing, serve, service, supervise
+from mlx_ollama.commands import config, importing, serve, service, status, supervise
 from mlx_ollama.commands.common import complain
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.models.importing import ImportFailed
 from mlx_ollama.models.store import StoreError
 from mlx_ollama.settings import SettingsError, help_texts, load
 
-COMMANDS = (serve, supervise, service, importing, config)
+COMMANDS = (serve, supervise, service, status, importing, config)
 """In the order in which `--help` lists them."""
 
 
