@@ -4,7 +4,7 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -24,12 +24,19 @@ GIGABYTE = 1 << 30
 class Reading:
     """Bytes in use and bytes there are. What can be had back at any time, such as a cache of files, is not in use.
 
-    `source` says whose bytes: `system`, or `container` where a control group allows less.
+    `source` says whose bytes: `system`, or `container` where a control group allows less. Where both bound us, this is
+    the fuller one, and `beside` has the others: a small container may be emptier than its machine and still be short.
     """
 
     used: int
     total: int
     source: str = "system"
+    beside: "tuple[Reading, ...]" = ()
+
+    @property
+    def every(self) -> "tuple[Reading, ...]":
+        """All bounds: what is to fit must fit into each."""
+        return (self, *self.beside)
 
     @property
     def percent(self) -> float:
@@ -85,9 +92,13 @@ def system_gauge() -> MemoryGauge | None:
 
 
 def tightest(system: Reading, limits: Iterable[Group]) -> Reading:
-    """The fullest of the machine and the groups that limit us; a group that may use all there is, limits nothing."""
+    """The fullest of the machine and the groups that limit us, with the others beside it.
+
+    A group that may use all there is, limits nothing.
+    """
     inner = [Reading(group.used, group.limit, "container") for group in limits if 0 < group.limit < system.total]
-    return max([system, *inner], key=lambda reading: reading.percent)
+    fullest, *others = sorted([system, *inner], key=lambda reading: reading.percent, reverse=True)
+    return replace(fullest, beside=tuple(others))
 
 
 def from_pressure(total: int, free_percent: int) -> Reading:

@@ -137,7 +137,7 @@ class MemoryGuard:
             return
 
         def fits(reading: Reading) -> bool:
-            return reading.used + crew.promised() + need.total < self._allowed(reading)
+            return crew.promised() + need.total < min(self._room(bound) for bound in reading.every)
 
         async with self._lock:
             reading = self._take()
@@ -155,19 +155,20 @@ class MemoryGuard:
         Raises:
             NoRoom: if answers would outgrow the memory that there is.
         """
-        if self._last is None or crew.promised() <= self._last.available:
-            return
 
         def fits(reading: Reading) -> bool:
-            return crew.promised() <= reading.available
+            return all(crew.promised() <= bound.available for bound in reading.every)
 
+        if self._last is None or fits(self._last):
+            return
         async with self._lock:
             if (reading := self._take()) is not None and not fits(reading):
                 reading = await self._relieve(crew, fits, keep=self._keep)
                 if not fits(reading):
+                    bound = min(reading.every, key=lambda bound: bound.available)
                     raise NoRoom(
                         f"not enough memory to answer with {name}: {_gb(crew.promised())} for answers that are under "
-                        f"way and this one, and {_gb(reading.available)} of {_gb(reading.total)} are free",
+                        f"way and this one, and {_gb(bound.available)} of {_gb(bound.total)} are free",
                         retry_after=self._patience,
                     )
 
@@ -210,6 +211,10 @@ class MemoryGuard:
 
     def _allowed(self, reading: Reading) -> float:
         return reading.total * self.thresholds.critical / PERCENT
+
+    def _room(self, reading: Reading) -> float:
+        """Bytes that are left below the critical level."""
+        return self._allowed(reading) - reading.used
 
     async def _relieve(self, crew: Crew, enough: Callable[[Reading], bool], *, keep: int) -> Reading:
         """The remedies in their order, each only if the one before did not do; how full memory is then."""
@@ -254,6 +259,7 @@ class MemoryGuard:
 
     def _refusal(self, name: str, need: Need, reading: Reading, crew: Crew) -> NoRoom:
         promised = crew.promised()
+        reading = min(reading.every, key=self._room)
         terms = [
             f"{_gb(need.total)} for it ({_gb(need.weights)} of weights, {_gb(need.context)} of context)",
             f"{_gb(reading.used)} in use",

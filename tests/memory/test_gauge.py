@@ -77,9 +77,13 @@ def test_where_there_are_no_groups_there_is_no_limit(tmp_path: Path, text: str) 
 
 def test_the_fullest_counts_and_a_limit_above_the_machine_is_none() -> None:
     system = Reading(30, 100)
-    assert tightest(system, []) is system
-    assert tightest(system, [Group(1 << 62, 99, 0), Group(0, 5, 0)]) is system
-    assert tightest(system, [Group(50, 10, 0), Group(20, 18, 0)]) == Reading(18, 20, "container")
+    assert tightest(system, []) == system
+    assert tightest(system, [Group(1 << 62, 99, 0), Group(0, 5, 0)]) == system
+    small, full = Reading(10, 50, "container"), Reading(18, 20, "container")
+    reading = tightest(system, [Group(50, 10, 0), Group(20, 18, 0)])
+    assert reading == Reading(18, 20, "container", (system, small))
+    assert reading.every == (reading, system, small)
+    assert (reading.percent, reading.available) == (full.percent, 2)
 
 
 def test_a_macs_pressure_is_what_is_not_free() -> None:
@@ -91,4 +95,4 @@ def test_a_macs_pressure_is_what_is_not_free() -> None:
 def test_kills_are_those_of_the_system_and_of_our_groups() -> None:
     gauge = SystemGauge(lambda: Reading(1, 2), lambda: 3, lambda: [Group(1, 1, 4), Group(1, 1, 5)])
     assert gauge.kills() == 12
-    assert gauge.read() == Reading(1, 1, "container")
+    assert gauge.read().every[0].source == "container"

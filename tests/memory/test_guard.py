@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -110,6 +111,26 @@ def test_what_does_not_fit_is_refused_with_the_sum_the_holders_and_the_setting()
     )
     assert (refused.value.setting, refused.value.retry_after) == ("MLX_API_MEMORY_CRITICAL", 10)
     assert world.deeds == ["buffers", "prefixes"]
+
+
+def test_what_is_to_fit_must_fit_into_the_container_too() -> None:
+    """A container may be emptier than its machine, and yet too small."""
+
+    class Boxed(World):
+        def read(self) -> Reading:
+            return replace(super().read(), beside=(Reading(1 * GB, 10 * GB, "container"),))
+
+    assert _reserve(Boxed(40), _need(8)) == [8 * GB]
+    with pytest.raises(NoRoom, match=r"9\.00 GB for it .* 1\.00 GB in use = 10\.00 GB, and 9\.50 GB is the most"):
+        _reserve(Boxed(40), _need(9))
+    boxed = Boxed(40)
+    guard = _guard(boxed)
+    asyncio.run(guard.sample(boxed))
+    boxed.pledged = 9 * GB
+    asyncio.run(guard.admit(boxed, "x"))
+    boxed.pledged = 10 * GB
+    with pytest.raises(NoRoom, match=r"9\.00 GB of 10\.00 GB are free"):
+        asyncio.run(guard.admit(boxed, "x"))
 
 
 def test_idle_models_make_room_as_they_must_and_the_new_one_counts_as_kept() -> None:
