@@ -152,7 +152,9 @@ class _Reader:
         version = self._number("<I")
         if version not in _VERSIONS:
             big_endian = bool(version) and version & 0xFFFF == 0
-            raise NotGguf("big-endian GGUF files are not supported" if big_endian else f"GGUF version {version}")
+            raise NotGguf(
+                "big-endian GGUF files are not supported" if big_endian else f"GGUF version {version} is not supported"
+            )
         tensor_count, entry_count = self._count(), self._count()
         metadata = dict(self._entry() for _ in range(entry_count))
         listed = [self._tensor() for _ in range(tensor_count)]

@@ -1,4 +1,4 @@
-"""Turn a llama-family GGUF file into an MLX model directory: `python -m mlx_ollama.worker.convert SRC.gguf DEST`.
+"""Turn a GGUF file into an MLX model directory: `python -m mlx_ollama.worker.convert SRC.gguf DEST`.
 
 It tells of bytes of the GGUF file (`reports.py`), with the statuses reading, converting, writing and success.
 """
@@ -12,11 +12,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from mlx_ollama.worker.gguf_config import check_architecture, model_config
+from tokenizers import Tokenizer
+
+from mlx_ollama.worker.gguf_config import model_config
+from mlx_ollama.worker.gguf_families import family_of
 from mlx_ollama.worker.gguf_file import ConversionError, GgufFile, read_gguf
 from mlx_ollama.worker.gguf_tokenizer import build_tokenizer, tokenizer_config
-from mlx_ollama.worker.gguf_weights import Weight, converted_arrays, plan_weights, quantised_bits
+from mlx_ollama.worker.gguf_weights import Weight, converted_pieces, forms, plan_weights
 from mlx_ollama.worker.reports import Report, fail, reporting
 from mlx_ollama.worker.shards import ArraySpec, plan_shards, write_json, write_shards, write_text
 
@@ -32,10 +36,7 @@ def convert(source: Path, destination: Path, report: Report) -> None:
     """
     report("reading", 0, source.stat().st_size)
     file = read_gguf(source)
-    check_architecture(file)
-    weights = plan_weights(file)
-    config = model_config(file, quantised_bits(weights))
-    tokenizer = build_tokenizer(file.metadata)
+    weights, config, tokenizer = _plan(file)
     specs = [spec for weight in weights for spec in weight.specs()]
     check_destination(destination, sum(spec.nbytes for spec in specs) + _SMALL_FILES_BYTES)
 
@@ -49,6 +50,16 @@ def convert(source: Path, destination: Path, report: Report) -> None:
         write_json(directory / "gguf.json", file.summary(digest))
         _publish(directory, destination)
     report("success", file.size, file.size)
+
+
+def _plan(file: GgufFile) -> tuple[list[Weight], dict[str, Any], Tokenizer]:
+    """What the directory will hold. Raises ConversionError for a file that is not supported, or contradicts itself."""
+    try:
+        family = family_of(file)
+        weights = plan_weights(file, family)
+        return weights, model_config(file, family, forms(weights)), build_tokenizer(file.metadata)
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # a value may be of any type
+        raise ConversionError(f"the file's metadata is inconsistent: {error}") from error
 
 
 def check_destination(destination: Path, needed: int) -> None:
@@ -110,7 +121,7 @@ def _write_weights(
         report("converting", completed, file.size)
 
     done(0)
-    write_shards(directory, plan_shards(specs), converted_arrays(weights, done))
+    write_shards(directory, plan_shards(specs), converted_pieces(weights, done))
 
 
 def _publish(directory: Path, destination: Path) -> None:

@@ -1,20 +1,21 @@
-"""A GGUF file, opened and checked: metadata as plain values, tensors as views of the file."""
+"""A GGUF file, opened and checked: metadata as plain values, tensors that are mapped when they are asked for."""
 
+import functools
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, LlamaFileType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from mlx_ollama.models.gguf_header import GgufHeader, NotGguf, TensorEntry
 
 Array = npt.NDArray[Any]
 
-_MAGIC = b"GGUF"
-_VERSIONS = (2, 3)
+_NUMBERS = {"F32": "<f4", "F16": "<f2"}
 
 
 class ConversionError(Exception):
@@ -25,14 +26,16 @@ class ConversionError(Exception):
 class GgufTensor:
     """One tensor as the file holds it.
 
-    `shape` is in GGUF's order, columns first. `data` is (rows, …) with the columns as numbers for F32 and F16 and as
-    bytes of whole blocks for every other type; it is a view of the mapped file, so reading it reads the disk.
+    `shape` is in GGUF's order, columns first. `open` gives the data, (rows, …) with the columns as numbers for F32 and
+    F16 and as bytes of whole blocks for every other type: a new map of the file each time, so that the pages that were
+    read are given back with it, and the memory of a whole conversion is that of one tensor.
     """
 
     name: str
     type: str
     shape: tuple[int, ...]
-    data: Array
+    nbytes: int
+    open: Callable[[], Array]
 
     @property
     def kind(self) -> Any:
@@ -40,16 +43,24 @@ class GgufTensor:
         return GGMLQuantizationType[self.type]
 
     @property
-    def size(self) -> int:
-        return math.prod(self.shape)
+    def rows(self) -> int:
+        return math.prod(self.shape[1:])
 
 
 @dataclass(frozen=True)
 class GgufFile:
     path: Path
     size: int
-    metadata: Mapping[str, Any]
+    header: GgufHeader
     tensors: tuple[GgufTensor, ...]
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        return self.header.metadata
+
+    @property
+    def architecture(self) -> str:
+        return str(self.require("general.architecture"))
 
     def tensor(self, name: str) -> GgufTensor | None:
         return next((tensor for tensor in self.tensors if tensor.name == name), None)
@@ -61,19 +72,25 @@ class GgufFile:
         except KeyError:
             raise ConversionError(f"the file's metadata lacks {key}") from None
 
-    def summary(self, sha256: str) -> dict[str, Any]:
-        """What `show` tells about the file, for a reader without numpy: the contents of gguf.json.
+    def own(self, key: str, default: Any = None) -> Any:
+        """What the file says of its own architecture: "context_length" is "llama.context_length" in a llama."""
+        return self.metadata.get(f"{self.architecture}.{key}", default)
 
-        Arrays of any length are null, as the reference server shows them unless it is asked for more.
-        """
-        return {
-            "metadata": {key: _plain(self.metadata[key]) for key in sorted(self.metadata)},
-            "tensors": [{"name": t.name, "type": t.type, "shape": list(t.shape)} for t in self.tensors],
-            "parameter_count": sum(tensor.size for tensor in self.tensors),
-            "file_type": _file_type(self.metadata.get("general.file_type")),
-            "size": self.size,
-            "sha256": sha256,
-        }
+    def require_own(self, key: str) -> Any:
+        """As `own`. Raises ConversionError when the file lacks it."""
+        return self.require(f"{self.architecture}.{key}")
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """A positive number that holds for the whole model. Raises ConversionError when it is something else."""
+        value = self.require_own(key) if default is None else self.own(key, default)
+        if not isinstance(value, int) or value < 1:
+            name = f"{self.architecture}.{key}"
+            raise ConversionError(f"unsupported {name}: one positive number for the whole model is needed")
+        return value
+
+    def summary(self, sha256: str) -> dict[str, Any]:
+        """What `show` tells about the file, for a reader without numpy: the contents of gguf.json."""
+        return {**self.header.summary(), "size": self.size, "sha256": sha256}
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -81,63 +98,22 @@ def read_gguf(path: Path) -> GgufFile:
 
     Raises ConversionError when it is something else, or damaged, and OSError when it cannot be read at all.
     """
-    _check_header(path)
     try:
-        reader = GGUFReader(path)
-        # the reader adds three fields of its own, which are no metadata
-        metadata = {key: _value(field) for key, field in reader.fields.items() if not key.startswith("GGUF.")}
-        tensors = tuple(_tensor(tensor) for tensor in reader.tensors)
-    except (ValueError, IndexError, KeyError, OverflowError, TypeError) as error:
-        raise ConversionError(_damage(path, error)) from error
-    if metadata.get("split.count", 1) > 1:
+        header = GgufHeader.read(path)
+    except NotGguf as error:
+        raise ConversionError(str(error)) from error
+    parts = header.metadata.get("split.count")
+    if isinstance(parts, int) and parts > 1:
         raise ConversionError(f"{path.name} is one part of a split GGUF file: join the parts first")
-    return GgufFile(path, path.stat().st_size, metadata, tensors)
+    return GgufFile(path, path.stat().st_size, header, tuple(_tensor(path, entry) for entry in header.tensors))
 
 
-def _check_header(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(8)
-    if head[:4] != _MAGIC:
-        raise ConversionError(f"{path.name} is not a GGUF file")
-    version = int.from_bytes(head[4:], "little")
-    if version and version & 0xFFFF == 0:
-        raise ConversionError(f"{path.name} is a big-endian GGUF file, which is not supported")
-    if len(head) == 8 and version not in _VERSIONS:  # noqa: PLR2004
-        raise ConversionError(f"{path.name} has GGUF version {version}, which is not supported")
-
-
-def _damage(path: Path, error: Exception) -> str:
-    """The reader's exceptions name its own variables; only an unknown tensor type tells the user something."""
-    unknown = re.search(r"(\d+)\)? is not a valid GGMLQuantizationType", str(error))
-    if unknown:
-        return f"unsupported tensor type: {unknown[1]}"
-    return f"{path.name} is truncated or damaged"
-
-
-def _value(field: Any) -> Any:
-    contents = field.contents()
-    if field.types[0] == GGUFValueType.FLOAT32 and math.isfinite(contents):
-        return float(str(np.float32(contents)))  # 1e-05, not the 9.999999747378752e-06 it widens to
-    return contents
-
-
-def _tensor(tensor: Any) -> GgufTensor:
-    return GgufTensor(tensor.name, tensor.tensor_type.name, tuple(int(n) for n in tensor.shape), tensor.data)
-
-
-def _plain(value: Any) -> Any:
-    """A metadata value as the reference server writes it in JSON: whole floats without a point, arrays as null."""
-    if isinstance(value, list):
-        return None
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        return int(value) if value.is_integer() else value
-    return value
-
-
-def _file_type(value: Any) -> str:
-    try:
-        return str(LlamaFileType(value).name).removeprefix("MOSTLY_").removeprefix("ALL_")
-    except ValueError:
-        return "unknown"
+def _tensor(path: Path, entry: TensorEntry) -> GgufTensor:
+    block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[entry.type]]
+    columns, *others = entry.shape or (0,)
+    if not entry.size or columns % block:
+        raise ConversionError(f"{path.name} is truncated or damaged")
+    row = columns if entry.type in _NUMBERS else columns // block * block_bytes
+    dtype = _NUMBERS.get(entry.type, "u1")
+    mapped = functools.partial(np.memmap, path, dtype, "r", entry.start, (*reversed(others), row))
+    return GgufTensor(entry.name, entry.type, entry.shape, entry.size, mapped)

@@ -15,6 +15,7 @@ TURN_ENDS = frozenset(
 )
 
 _SPACE = "\u2581"  # SentencePiece's visible space
+_PHI3_KEEP_BLANKS = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
 class TokenType(IntEnum):
@@ -58,7 +59,7 @@ def tokenizer_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "add_bos_token": adds_bos(metadata),
         "add_eos_token": adds_eos(metadata),
         "clean_up_tokenization_spaces": False,
-        "model_max_length": metadata.get("llama.context_length"),
+        "model_max_length": metadata.get(f"{metadata.get('general.architecture')}.context_length"),
         "chat_template": metadata.get("tokenizer.chat_template"),
     }
     return {key: value for key, value in config.items() if value is not None}
@@ -66,7 +67,10 @@ def tokenizer_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def end_token_ids(metadata: Mapping[str, Any]) -> list[int]:
     """The tokens that end an answer: the file's own first, then those known by their text."""
-    named = [special_id(metadata, name) for name in ("eos", "eot")]
+    named = [
+        *(special_id(metadata, name) for name in ("eos", "eot")),
+        *metadata.get("tokenizer.ggml.eos_token_ids", []),
+    ]
     known = [i for i, (token, kind) in enumerate(_tokens(metadata)) if token in TURN_ENDS and kind in _ADDED]
     return list(dict.fromkeys([i for i in named if i is not None] + known))
 
@@ -114,7 +118,7 @@ def _sentence_piece(metadata: Mapping[str, Any]) -> Tokenizer:
     unknown = _special(metadata, "unknown")
     merges = _merges_by_score(vocabulary, _require(metadata, "scores"))
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
-    prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
+    prefix = metadata.get("tokenizer.ggml.add_space_prefix", not _is_gemma(metadata))
     prepend = [normalizers.Prepend(_SPACE)] if prefix else []
     strip = [decoders.Strip(" ", 1, 0)] if prefix else []
     tokenizer.normalizer = normalizers.Sequence([*prepend, normalizers.Replace(" ", _SPACE)])
@@ -145,13 +149,26 @@ def _cuts(token: str) -> Iterator[tuple[str, str]]:
 
 def _add_tokens(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
     """Control tokens are special, so decoding may leave them out; user-defined ones are ordinary text in one piece."""
-    tokens = list(_tokens(metadata))
-    tokenizer.add_special_tokens([_whole(token) for token, kind in tokens if token and kind in _SPECIAL])
-    tokenizer.add_tokens([_whole(token) for token, kind in tokens if token and kind == TokenType.USER_DEFINED])
+    tokens = [(token, kind) for token, kind in _tokens(metadata) if token]
+    phi3 = _is_phi3(metadata)
+    tokenizer.add_special_tokens([_whole(token, phi3=phi3) for token, kind in tokens if kind in _SPECIAL])
+    tokenizer.add_tokens([_whole(token, phi3=phi3) for token, kind in tokens if kind == TokenType.USER_DEFINED])
 
 
-def _whole(token: str) -> AddedToken:
-    return AddedToken(token, normalized=False)
+def _whole(token: str, *, phi3: bool) -> AddedToken:
+    """Phi-3's tokens of a conversation swallow the blanks behind them."""
+    return AddedToken(token, normalized=False, rstrip=phi3 and token not in _PHI3_KEEP_BLANKS)
+
+
+def _is_phi3(metadata: Mapping[str, Any]) -> bool:
+    """Nothing else in a file tells Phi-3 from other SentencePiece vocabularies; llama.cpp goes by the name, too."""
+    name = str(metadata.get("general.name", "")).lower()
+    return "phi-3" in name or "phi3" in name
+
+
+def _is_gemma(metadata: Mapping[str, Any]) -> bool:
+    """Its texts begin without a space, which a file written by the reference server does not say."""
+    return str(metadata.get("general.architecture", "")).startswith("gemma")
 
 
 def _post_processor(metadata: Mapping[str, Any]) -> processors.PostProcessor | None:

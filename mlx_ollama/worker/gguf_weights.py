@@ -1,142 +1,143 @@
-"""The tensors of a llama-family GGUF file as arrays of an MLX model directory.
-
-Q4_0, Q4_1 and Q8_0 are affine already, in blocks of 32: only the bits are put in MLX's order, and nothing is rounded.
-Every other type becomes dense half precision.
-"""
+"""The tensors of a GGUF file as arrays of an MLX model directory, a few rows at a time."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from gguf import GGMLQuantizationType, dequantize, quantize
+from gguf import dequantize
 
-from mlx_ollama.worker.gguf_config import GROUP_SIZE, head_count, head_size, kv_head_count, layer_count
-from mlx_ollama.worker.gguf_file import Array, ConversionError, GgufFile, GgufTensor
+from mlx_ollama.worker.affine import Affine
+from mlx_ollama.worker.gguf_blocks import DENSE, blocks_of
+from mlx_ollama.worker.gguf_families import Family
+from mlx_ollama.worker.gguf_file import ConversionError, GgufFile, GgufTensor
+from mlx_ollama.worker.gguf_sizes import head_count, head_size, kv_head_count, layer_count
+from mlx_ollama.worker.halves import Array, Half, narrow
 from mlx_ollama.worker.shards import ArraySpec
 
-# how many numbers are widened to float32 at a time: they should stay in the cache
-_CHUNK = 1 << 20
-# from here on float16 rounds to infinity
-_HALF_LIMIT = 65520.0
+Dense = Half | Literal["F32"]
 
-_MODEL_PATHS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_LAYER_PATHS = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-# the first is read by the config, the second may be tied to the embedding
-_OPTIONAL = {"rope_freqs.weight", "output.weight"}
-
-_Q4_0 = np.dtype([("d", "<f2"), ("q", "u1", 16)])
-_Q4_1 = np.dtype([("d", "<f2"), ("m", "<f2"), ("q", "u1", 16)])
-_Q8_0 = np.dtype([("d", "<f2"), ("q", "u1", 32)])
+# how many numbers are worked on at a time: they should stay in the cache
+_CHUNK = 1 << 17
 
 
 @dataclass(frozen=True)
 class Weight:
     """A tensor on its way.
 
-    `path` names its module in mlx-lm's llama, `rows` puts its rows in order (None: as they are), and `dtype` is the
-    dense type it takes when it is not quantised: F16 or BF16.
+    `name` is that of the parameter in mlx-lm's model, `rows` puts its rows in order (None: as they are), `added` is
+    what llama.cpp added to it, and `dtype` what it becomes if it is dense, or else its scales and biases.
     """
 
     tensor: GgufTensor
-    path: str
-    rows: Array | None
-    dtype: str
+    name: str
+    dtype: Dense
+    rows: Array | None = None
+    added: float = 0.0
 
     @property
-    def bits(self) -> int | None:
-        """The width of a quantised weight; None for a dense one."""
-        packing = _PACKINGS.get(self.tensor.type)
-        return None if packing is None else packing.bits
+    def path(self) -> str:
+        """The module it belongs to."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def form(self) -> Affine | None:
+        """What it is quantised to; None if it is dense."""
+        blocks = blocks_of(self.tensor) if len(self.tensor.shape) > 1 else None
+        return None if blocks is None else blocks.form
 
     def specs(self) -> list[ArraySpec]:
-        """What `arrays` will give, known before any data are read."""
-        shape = self.tensor.shape[::-1]
-        if self.bits is None:
-            return [ArraySpec(f"{self.path}.weight", self.dtype, shape)]
-        rows, columns = shape
-        groups = (rows, columns // GROUP_SIZE)
+        """What `pieces` will give, known before any data are read."""
+        if self.form is None:
+            return [ArraySpec(self.name, self.dtype, self.tensor.shape[::-1])]
+        words, groups = self.form.shapes(self.tensor.rows, self.tensor.shape[0])
         return [
-            ArraySpec(f"{self.path}.weight", "U32", (rows, columns * self.bits // 32)),
-            ArraySpec(f"{self.path}.scales", "F16", groups),
-            ArraySpec(f"{self.path}.biases", "F16", groups),
+            ArraySpec(self.name, "U32", words),
+            ArraySpec(f"{self.path}.scales", self.dtype, groups),
+            ArraySpec(f"{self.path}.biases", self.dtype, groups),
         ]
 
-    def arrays(self) -> tuple[Array, ...]:
-        """The weight, and for a quantised one its scales and biases."""
-        data = self.tensor.data if self.rows is None else self.tensor.data[self.rows]
-        packing = _PACKINGS.get(self.tensor.type)
-        if packing is None:
-            return (dense(data, self.tensor, self.dtype),)
-        arrays = packing.repack(data)
-        if not all(np.isfinite(array).all() for array in arrays[1:]):
-            raise ConversionError(f"the tensor {self.tensor.name} has weights too large for half precision")
-        return arrays
+    def pieces(self) -> Iterator[tuple[str, Array]]:
+        """The arrays of `specs` by name, a few rows of each in turn. Raises ConversionError for too large weights."""
+        names = [spec.name for spec in self.specs()]
+        data = self.tensor.open()
+        step = max(1, _CHUNK // self.tensor.shape[0]) if len(self.tensor.shape) > 1 else len(data)
+        for start in range(0, len(data), step):
+            rows = slice(start, start + step)
+            try:
+                arrays = self._arrays(data[rows if self.rows is None else self.rows[rows]])
+            except OverflowError:
+                reason = f"the tensor {self.tensor.name} has weights too large for half precision"
+                raise ConversionError(reason) from None
+            yield from zip(names, arrays, strict=True)
+
+    def _arrays(self, data: Array) -> tuple[Array, ...]:
+        blocks = blocks_of(self.tensor) if self.form else None
+        if blocks is not None and self.dtype != "F32":
+            return blocks.pack(data, self.tensor, self.dtype)
+        return (self._dense(data),)
+
+    def _dense(self, data: Array) -> Array:
+        if self.tensor.type == self.dtype and not self.added:
+            return data if self.dtype == "F32" else data.view("<u2")
+        values: Array = dequantize(data, self.tensor.kind) - np.float32(self.added)
+        return values if self.dtype == "F32" else narrow(values, self.dtype)
 
 
-def plan_weights(file: GgufFile) -> list[Weight]:
+def plan_weights(file: GgufFile, family: Family) -> list[Weight]:
     """Every tensor of the file that the model has a place for, in the file's order.
 
     Raises ConversionError for a tensor type, or a tensor, that is not supported, and for one that is missing.
     """
-    paths = tensor_paths(layer_count(file))
+    parameters = family.parameters(layer_count(file))
     names = {tensor.name for tensor in file.tensors}
-    for name in paths:
-        if name not in names | _OPTIONAL:
+    for name in parameters:
+        if name not in names and not family.may_lack(name):
             raise ConversionError(f"the file lacks the tensor {name}")
-    for name in sorted(names - set(paths) - _OPTIONAL):
-        raise ConversionError(f"unsupported tensor: {name}")
-    # one half precision for all: mixing the two makes MLX compute in float32
-    half = "BF16" if "BF16" in {tensor.type for tensor in file.tensors} else "F16"
-    return [_weight(file, tensor, paths[tensor.name], half) for tensor in file.tensors if tensor.name in paths]
+    for name in sorted(names):
+        if name not in parameters and not family.passes_over(name):
+            raise ConversionError(f"unsupported tensor: {name}")
+    wanted = [tensor for tensor in file.tensors if tensor.name in parameters]
+    dtype = _dense_type(wanted, family)
+    return [_weight(file, family, tensor, parameters[tensor.name], dtype) for tensor in wanted]
 
 
-def tensor_paths(layers: int) -> dict[str, str]:
-    """From the names in a GGUF file to the paths of modules in mlx-lm's llama."""
-    paths = {f"{name}.weight": path for name, path in _MODEL_PATHS.items()}
-    for layer in range(layers):
-        paths |= {f"blk.{layer}.{name}.weight": f"model.layers.{layer}.{path}" for name, path in _LAYER_PATHS.items()}
-    return paths
+def forms(weights: list[Weight]) -> dict[str, Affine]:
+    """The quantised modules."""
+    return {weight.path: weight.form for weight in weights if weight.form is not None}
 
 
-def quantised_bits(weights: list[Weight]) -> dict[str, int]:
-    return {weight.path: weight.bits for weight in weights if weight.bits is not None}
-
-
-def converted_arrays(weights: list[Weight], done: Callable[[int], None]) -> Iterator[Array]:
-    """The arrays of all weights, in the order of their specs. `done` hears the bytes read after each tensor."""
+def converted_pieces(weights: list[Weight], done: Callable[[int], None]) -> Iterator[tuple[str, Array]]:
+    """The arrays of all weights. `done` hears the bytes read after each tensor."""
     read = 0
     for weight in weights:
-        yield from weight.arrays()
-        read += weight.tensor.data.nbytes
+        yield from weight.pieces()
+        read += weight.tensor.nbytes
         done(read)
 
 
-def _weight(file: GgufFile, tensor: GgufTensor, path: str, half: str) -> Weight:
-    _check_tensor(tensor, path)
-    heads = {"q_proj": head_count(file), "k_proj": kv_head_count(file)}.get(path.rpartition(".")[2])
-    rows = None if heads is None else rotary_rows(tensor, heads, head_size(file))
-    dtype = tensor.type if tensor.type in ("F16", "BF16") else half
-    return Weight(tensor, path, rows, dtype)
+def _dense_type(tensors: list[GgufTensor], family: Family) -> Dense:
+    """One for all that is not quantised: where two meet, MLX computes in float32.
+
+    A file that was left in full precision keeps it.
+    """
+    types = {tensor.type for tensor in tensors if len(tensor.shape) > 1}
+    if types == {"F32"}:
+        return "F32"
+    return "BF16" if "BF16" in types else family.half
 
 
-def _check_tensor(tensor: GgufTensor, path: str) -> None:
-    dimensions = 1 if path.endswith("norm") else 2
+def _weight(file: GgufFile, family: Family, tensor: GgufTensor, name: str, dtype: Dense) -> Weight:
+    dimensions = 2 if name.endswith(".weight") and not name.endswith("norm.weight") else 1
     if len(tensor.shape) != dimensions:
         raise ConversionError(f"the tensor {tensor.name} has {len(tensor.shape)} dimensions, not {dimensions}")
-    try:  # the package has no list of the types it can read, so it is asked for one row
-        dequantize(tensor.data[:1], tensor.kind)
-    except NotImplementedError:
-        raise ConversionError(f"unsupported tensor type: {tensor.type} (of {tensor.name})") from None
+    if tensor.type not in DENSE and (dimensions == 1 or blocks_of(tensor) is None):
+        raise ConversionError(f"unsupported tensor type: {tensor.type} (of {tensor.name})")
+    rows = None
+    if family.interleaved:
+        heads = {"q_proj": head_count, "k_proj": kv_head_count}.get(name.split(".")[-2])
+        rows = heads and rotary_rows(tensor, heads(file), head_size(file))
+    return Weight(tensor, name, dtype, rows, family.added_to_norms if name.endswith("norm.weight") else 0.0)
 
 
 def rotary_rows(tensor: GgufTensor, heads: int, size: int) -> Array:
@@ -144,82 +145,6 @@ def rotary_rows(tensor: GgufTensor, heads: int, size: int) -> Array:
 
     An ordinary llama rotates row i with row i + size/2, which is what rope_traditional false means.
     """
-    if len(tensor.data) != heads * size:
-        raise ConversionError(f"the tensor {tensor.name} has {len(tensor.data)} rows, and {heads} heads of {size}")
+    if tensor.rows != heads * size:
+        raise ConversionError(f"the tensor {tensor.name} has {tensor.rows} rows, and {heads} heads of {size}")
     return np.arange(heads * size).reshape(heads, size // 2, 2).swapaxes(1, 2).reshape(-1)
-
-
-def dense(data: Array, tensor: GgufTensor, dtype: str) -> Array:
-    """A tensor's data in half precision: float16, or bfloat16 as uint16 (numpy has no such type).
-
-    Raises ConversionError where float16 cannot hold a weight.
-    """
-    if tensor.type == "F16":
-        return data
-    if tensor.type == "BF16":
-        return data.view("<u2")
-    result = np.empty(tensor.shape[::-1], "<u2" if dtype == "BF16" else "<f2")
-    step = max(1, _CHUNK // tensor.shape[0])
-    for start in range(0, len(result), step):
-        chunk = data[start : start + step]
-        result[start : start + step] = _half(dequantize(chunk, tensor.kind), tensor, dtype)
-    return result
-
-
-def _half(values: Array, tensor: GgufTensor, dtype: str) -> Array:
-    if dtype == "BF16":
-        return np.asarray(quantize(values, GGMLQuantizationType.BF16)).view("<u2")
-    if not (values.max() < _HALF_LIMIT and values.min() > -_HALF_LIMIT):  # false for NaN, too
-        raise ConversionError(f"the tensor {tensor.name} has weights too large for half precision")
-    return values.astype("<f2")
-
-
-def _repack_q4_0(data: Array) -> tuple[Array, ...]:
-    """A weight is d * (q - 8), so the scale is d and the bias -8 d."""
-    blocks = data.view(_Q4_0)
-    return _words(_nibbles(blocks["q"])), blocks["d"], _scaled(blocks["d"], -8)
-
-
-def _repack_q4_1(data: Array) -> tuple[Array, ...]:
-    """A weight is d * q + m: the scale and the bias as they are."""
-    blocks = data.view(_Q4_1)
-    return _words(_nibbles(blocks["q"])), blocks["d"], blocks["m"]
-
-
-def _repack_q8_0(data: Array) -> tuple[Array, ...]:
-    """A weight is d * q with q signed; MLX's q is unsigned, so it is q + 128 and the bias -128 d.
-
-    Adding 128 to a byte flips its upper bit.
-    """
-    blocks = data.view(_Q8_0)
-    return _words(blocks["q"] ^ 0x80), blocks["d"], _scaled(blocks["d"], -128)
-
-
-def _scaled(scales: Array, factor: int) -> Array:
-    """Exact, for a power of two moves no bit of a float's fraction; the caller looks for what overflowed."""
-    with np.errstate(over="ignore"):
-        return scales * np.float16(factor)
-
-
-def _nibbles(packed: Array) -> Array:
-    """Half bytes from GGML's order to MLX's, the lower half first in both.
-
-    In GGML byte j holds the weights j and j + 16, in MLX 2 j and 2 j + 1.
-    """
-    weights = np.concatenate([packed & 0x0F, packed >> 4], axis=-1)
-    repacked: Array = weights[..., 0::2] | (weights[..., 1::2] << 4)
-    return repacked
-
-
-def _words(packed: Array) -> Array:
-    """(rows, groups, bytes) as MLX's little-endian words, (rows, words)."""
-    return np.ascontiguousarray(packed).reshape(len(packed), -1).view("<u4")
-
-
-@dataclass(frozen=True)
-class _Packing:
-    bits: int
-    repack: Callable[[Array], tuple[Array, ...]]
-
-
-_PACKINGS = {"Q4_0": _Packing(4, _repack_q4_0), "Q4_1": _Packing(4, _repack_q4_1), "Q8_0": _Packing(8, _repack_q8_0)}

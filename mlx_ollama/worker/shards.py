@@ -1,15 +1,18 @@
-"""Writing safetensors files one array at a time, so that memory holds one tensor and not one file."""
+"""Writing safetensors files a few rows at a time, so that memory never holds an array, let alone a file."""
 
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+
+Array = npt.NDArray[Any]
 
 SHARD_BYTES = 4 << 30
 
@@ -42,16 +45,29 @@ def plan_shards(specs: Iterable[ArraySpec], limit: int = SHARD_BYTES) -> list[li
     return shards
 
 
-def write_shards(directory: Path, shards: list[list[ArraySpec]], arrays: Iterator[npt.NDArray[Any]]) -> None:
-    """Write model*.safetensors, and the index when there are several. `arrays` come in the order of the plan.
+def write_shards(directory: Path, shards: list[list[ArraySpec]], pieces: Iterable[tuple[str, Array]]) -> None:
+    """Write model*.safetensors, and the index when there are several.
 
-    BF16 arrays come as the upper halves of their float32 bits, in uint16.
+    A piece is an array's name and its next rows; pieces of several arrays may alternate. BF16 arrays come as the upper
+    halves of their float32 bits, in uint16.
+
+    Raises:
+        ValueError: if the pieces are not what was planned.
     """
     index: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write_shard(directory / name, shard, arrays)
-        index |= {spec.name: name for spec in shard}
+    with ExitStack() as stack:
+        places: dict[str, _Place] = {}
+        for number, shard in enumerate(shards, 1):
+            name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+            file = stack.enter_context((directory / name).open("wb"))
+            places |= _lay_out(file, shard)
+            index |= {spec.name: name for spec in shard}
+        for name, rows in pieces:
+            places[name].append(rows)
+        for place in places.values():
+            place.close()
+        for written in {place.file for place in places.values()}:
+            _to_disk(written)
     if len(shards) > 1:
         total = sum(spec.nbytes for shard in shards for spec in shard)
         write_json(directory / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
@@ -67,15 +83,35 @@ def write_text(path: Path, text: str) -> None:
         _to_disk(file)
 
 
-def _write_shard(path: Path, shard: list[ArraySpec], arrays: Iterator[npt.NDArray[Any]]) -> None:
-    with path.open("wb") as file:
-        file.write(_header(shard))
-        for spec in shard:
-            array = next(arrays)
-            if array.shape != spec.shape or array.nbytes != spec.nbytes:
-                raise ValueError(f"{spec.name}: {spec} was planned, {array.dtype} {array.shape} came")
-            file.write(np.ascontiguousarray(array).data)
-        _to_disk(file)
+class _Place:
+    """Where one array lies in its file, and how much of it has come."""
+
+    def __init__(self, file: IO[bytes], spec: ArraySpec, start: int) -> None:
+        self.file = file
+        self._spec = spec
+        self._next = start
+        self._end = start + spec.nbytes
+
+    def append(self, rows: Array) -> None:
+        if rows.shape[1:] != self._spec.shape[1:] or self._next + rows.nbytes > self._end:
+            raise ValueError(f"{self._spec} was planned, {rows.dtype} {rows.shape} came")
+        self.file.seek(self._next)
+        self.file.write(np.ascontiguousarray(rows).data)
+        self._next += rows.nbytes
+
+    def close(self) -> None:
+        if self._next != self._end:
+            raise ValueError(f"{self._spec} was planned, {self._end - self._next} bytes are missing")
+
+
+def _lay_out(file: IO[bytes], shard: list[ArraySpec]) -> dict[str, _Place]:
+    """Write the header, and say where each array goes."""
+    places = {}
+    start = file.write(_header(shard))
+    for spec in shard:
+        places[spec.name] = _Place(file, spec, start)
+        start += spec.nbytes
+    return places
 
 
 def _header(shard: list[ArraySpec]) -> bytes:

@@ -5,7 +5,7 @@ import importlib.util
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mlx_ollama.worker.convert import convert
-from mlx_ollama.worker.gguf_weights import tensor_paths
+from mlx_ollama.worker.gguf_families import FAMILIES
 from mlx_ollama.worker.pretokenizers import PRE_TOKENIZERS
+from tests.worker.quantised import dequantised, rows_of
 
 Array = npt.NDArray[Any]
 
@@ -35,7 +36,10 @@ CORPUS = [
 
 @dataclass(frozen=True)
 class TinyLlama:
-    """The sizes of a model and the type of its matrices. `vocab` pads the embedding beyond the tokens."""
+    """The sizes of a model and the type of its matrices; `mixture` has those of another type, by the tail of the name.
+
+    `vocab` pads the embedding beyond the tokens.
+    """
 
     kind: str = "F16"
     hidden: int = 64
@@ -46,6 +50,7 @@ class TinyLlama:
     head_dim: int = 16
     vocab: int = 512
     tied: bool = False
+    mixture: Mapping[str, str] = field(default_factory=dict)
 
     def matrices(self) -> dict[str, tuple[int, int]]:
         """(rows, columns) by the tail of the GGUF name."""
@@ -63,23 +68,29 @@ class TinyLlama:
     def tensors(self) -> dict[str, Array]:
         """Raw GGUF tensors in the row order of an ordinary llama: float32 vectors, and rows of blocks."""
         random = np.random.default_rng(7)
-        quantize = functools.partial(gguf.quantize, qtype=GGMLQuantizationType[self.kind])
 
-        def matrix(rows: int, columns: int) -> Array:
-            return np.asarray(quantize(random.normal(0, columns**-0.5, (rows, columns)).astype(np.float32)))
+        def matrix(name: str, rows: int, columns: int) -> Array:
+            values = random.normal(0, columns**-0.5, (rows, columns)).astype(np.float32)
+            return rows_of(self.mixture.get(name, self.kind), values)
 
         def vector() -> Array:
             # as trained in bfloat16, so that either half precision holds it: 8 bits between 1 and 2
             return 1 + random.integers(0, 128, self.hidden).astype(np.float32) / 128
 
-        tensors = {"token_embd.weight": matrix(self.vocab, self.hidden), "output_norm.weight": vector()}
+        embedding = matrix("token_embd", self.vocab, self.hidden)
+        tensors = {"token_embd.weight": embedding, "output_norm.weight": vector()}
         if not self.tied:
-            tensors["output.weight"] = matrix(self.vocab, self.hidden)
+            tensors["output.weight"] = matrix("output", self.vocab, self.hidden)
         for layer in range(self.layers):
-            blocks = {name: matrix(*shape) for name, shape in self.matrices().items()}
+            blocks = {name: matrix(name, *shape) for name, shape in self.matrices().items()}
             blocks |= {"attn_norm": vector(), "ffn_norm": vector()}
             tensors |= {f"blk.{layer}.{name}.weight": array for name, array in blocks.items()}
         return tensors
+
+    def kind_of(self, name: str) -> str:
+        """The type of a tensor by its name in a GGUF file."""
+        tail = name.split(".")[-2]
+        return "F32" if tail.endswith("norm") else self.mixture.get(tail, self.kind)
 
 
 def write_gguf(
@@ -90,12 +101,22 @@ def write_gguf(
     architecture: str = "llama",
 ) -> Path:
     """Write the model. `metadata` and `tensors` replace, add, or with None leave out."""
+    own = {name: (interleave(tiny, name, data), tiny.kind_of(name)) for name, data in tiny.tensors().items()}
+    return write_file(path, architecture, {**default_metadata(tiny), **(metadata or {})}, {**own, **(tensors or {})})
+
+
+def write_file(
+    path: Path,
+    architecture: str,
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, tuple[Array, str] | None],
+) -> Path:
+    """Write a GGUF file: tensors come with their type; those that are None are left out, as are such values."""
     writer = GGUFWriter(path, architecture)
-    for key, value in {**default_metadata(tiny), **(metadata or {})}.items():
+    for key, value in metadata.items():
         if value is not None:
             writer.add_key_value(key, value, value_type(value), sub_type=sub_type(value))
-    own = {name: (interleave(tiny, name, data), kind_of(tiny, data)) for name, data in tiny.tensors().items()}
-    for name, entry in {**own, **(tensors or {})}.items():
+    for name, entry in tensors.items():
         if entry is not None:
             writer.add_tensor(name, entry[0], raw_dtype=GGMLQuantizationType[entry[1]])
     writer.write_header_to_file()
@@ -108,12 +129,9 @@ def write_gguf(
 def write_directory(directory: Path, tiny: TinyLlama, rope_scaling: Mapping[str, Any] | None = None) -> Path:
     """The same weights as an ordinary directory: dense float32 safetensors and a config written by hand."""
     directory.mkdir()
-    paths = tensor_paths(tiny.layers)
+    names = FAMILIES["llama"].parameters(tiny.layers)
     save_file(
-        {
-            f"{paths[name]}.weight": np.asarray(gguf.dequantize(data, GGMLQuantizationType[kind_of(tiny, data)]))
-            for name, data in tiny.tensors().items()
-        },
+        {names[name]: dequantised(tiny.kind_of(name), data) for name, data in tiny.tensors().items()},
         directory / "model.safetensors",
     )
     config = {
@@ -169,10 +187,6 @@ def interleave(tiny: TinyLlama, name: str, data: Array) -> Array:
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(data.shape)
 
 
-def kind_of(tiny: TinyLlama, data: Array) -> str:
-    return "F32" if data.ndim == 1 else tiny.kind
-
-
 def value_type(value: Any) -> gguf.GGUFValueType:
     if isinstance(value, float):
         return gguf.GGUFValueType.FLOAT32
@@ -217,8 +231,8 @@ def bpe_metadata(pre: str) -> dict[str, Any]:
 
 
 @functools.cache
-def spm_processor(*, space_prefix: bool = True) -> Any:
-    """A SentencePiece BPE of 420 pieces with llama's settings, as its own library trains it."""
+def spm_processor(*, space_prefix: bool = True, symbols: tuple[str, ...] = ()) -> Any:
+    """A SentencePiece BPE of 420 pieces with llama's settings, as its own library trains it; `symbols` are whole."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS),
@@ -231,17 +245,19 @@ def spm_processor(*, space_prefix: bool = True) -> Any:
         remove_extra_whitespaces=False,
         allow_whitespace_only_pieces=True,
         add_dummy_prefix=space_prefix,
+        user_defined_symbols=list(symbols),
         minloglevel=2,
     )
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 
 
-def spm_metadata(*, space_prefix: bool = True) -> dict[str, Any]:
-    processor = spm_processor(space_prefix=space_prefix)
+def spm_metadata(*, space_prefix: bool = True, symbols: tuple[str, ...] = ()) -> dict[str, Any]:
+    processor = spm_processor(space_prefix=space_prefix, symbols=symbols)
     ids = range(processor.vocab_size())
     kinds: list[tuple[Callable[[int], bool], int]] = [
         (processor.is_unknown, 2),
         (processor.is_control, 3),
+        (lambda i: processor.id_to_piece(i) in symbols, 4),
         (processor.is_byte, 6),
     ]
     return {

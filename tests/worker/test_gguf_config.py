@@ -1,15 +1,16 @@
 """config.json of a plain llama, and its rotary positions."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lm.models.rope_utils import Llama3RoPE
+from mlx_lm.models.rope_utils import Llama3RoPE, initialize_rope
 
-from mlx_ollama.worker.gguf_config import llama3_factors
+from mlx_ollama.worker.gguf_rope import llama3_factors
 from tests.worker.gguf_files import (
     TinyLlama,
     converted,
@@ -65,6 +66,16 @@ def test_rope_scaling(tmp_path: Path) -> None:
         "beta_fast": 32.0,
         "beta_slow": 1.0,
     }
+
+
+@pytest.mark.parametrize("attention", [0.878, 1.5])
+def test_yarn_with_an_attention_factor_of_its_own(tmp_path: Path, attention: float) -> None:
+    key = "llama.rope.scaling."
+    yarn = {key + "type": "yarn", key + "factor": 4.0, key + "original_context_length": 64}
+    source = write_gguf(tmp_path / "m.gguf", TinyLlama(), {**yarn, key + "attn_factor": attention})
+    rope = initialize_rope(16, 10000.0, False, config_of(source)["rope_scaling"], 256)
+    # What llama.cpp multiplies queries and keys by.
+    assert rope.mscale == pytest.approx(attention * (1 + 0.1 * math.log(4.0)))
 
 
 @pytest.mark.parametrize("factor", [8.0, 32.0])

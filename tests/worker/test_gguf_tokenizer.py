@@ -32,6 +32,10 @@ def test_byte_level_tokens_equal_the_original(pre: str) -> None:
         ("llama-bpe", ["It", "'s", " ", "123", "45", " =>\n\n", " ", " DON", "'T"]),
         ("qwen2", ["It", "'s", " ", "1", "2", "3", "4", "5", " =>\n\n", " ", " DON", "'T"]),
         ("tekken", ["It", "'s", " ", "1", "2", "3", "4", "5", " =>\n\n", " ", " DON", "'T"]),
+        ("gpt-4o", ["It's", " ", "123", "45", " =>\n\n", " ", " DON'T"]),
+        ("seed-coder", ["It", "'s", " ", "1", "2", "3", "4", "5", " =>", "\n\n", " ", " DON", "'T"]),
+        ("deepseek-v3", ["It", "'s", " ", "123", "45", " =>\n\n", " ", " DON", "'T"]),
+        ("deepseek-llm", ["It", "'", "s", " ", "12345", " =>", "\n", "\n", " ", " DON", "'", "T"]),
         (
             "deepseek-coder",
             ["It", "'", "s", " ", "1", "2", "3", "4", "5", " =>", "\n", "\n", " ", " DON", "'", "T"],
@@ -71,6 +75,23 @@ def test_sentencepiece_tokens_equal_the_original(space_prefix: bool) -> None:
     assert tokenizer.encode("x").ids[0] == 1  # SentencePiece vocabularies add the first token unless told not to
 
 
+def test_runs_of_blanks_that_are_tokens() -> None:
+    """Gemma has them, and tags of HTML; a run of spaces is looked for after they were made visible, the rest before."""
+    symbols = (*("\u2581" * n for n in range(2, 8)), *("\n" * n for n in range(1, 6)), "<table>")
+    tokenizer = build_tokenizer(spm_metadata(space_prefix=False, symbols=symbols))
+    original = spm_processor(space_prefix=False, symbols=symbols)
+    for text in [
+        "a  b",
+        "a" + " " * 9 + "c",
+        "x\n\ny" + "\n" * 7,
+        "def f():\n    return x\n\n        y",
+        "<table> x  ",
+    ]:
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        assert ids == original.encode(text)
+        assert tokenizer.decode(ids) == text
+
+
 def test_added_bos_and_eos() -> None:
     def ids(pre: str, **flags: bool) -> list[int]:
         extra = {f"tokenizer.ggml.{key}": value for key, value in flags.items()}
@@ -86,7 +107,7 @@ def test_added_bos_and_eos() -> None:
 
 
 def test_tokenizer_config() -> None:
-    extra = {"tokenizer.chat_template": "{{ messages }}", "llama.context_length": 256}
+    extra = {"tokenizer.chat_template": "{{ messages }}", "general.architecture": "qwen2", "qwen2.context_length": 256}
     assert tokenizer_config(bpe_metadata("smollm") | extra) == {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<|im_start|>",
@@ -103,4 +124,5 @@ def test_tokens_that_end_a_turn() -> None:
     metadata = bpe_metadata("smollm")
     assert end_token_ids(metadata) == [2, 0]
     assert end_token_ids(metadata | {"tokenizer.ggml.eot_token_id": 5}) == [2, 5, 0]
+    assert end_token_ids(metadata | {"tokenizer.ggml.eos_token_ids": [2, 7]}) == [2, 7, 0]
     assert end_token_ids(metadata | {"tokenizer.ggml.token_type": [1] * 1000}) == [2]

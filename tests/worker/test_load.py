@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from mlx_ollama.worker.blas import preload_openblas
 from mlx_ollama.worker.convert import convert
-from mlx_ollama.worker.gguf_config import llama3_factors
+from mlx_ollama.worker.gguf_rope import llama3_factors
 from mlx_ollama.worker.load import Device, Loaded, LoadError, load
 from tests.worker.gguf_files import Array, TinyLlama, converted, demo_file, spm_metadata, write_directory, write_gguf
 
