@@ -9,6 +9,10 @@ from hypothesis import settings
 from mlx_ollama.worker.blas import preload_openblas
 from tests.support.server import Server, run_cli, serving
 
+# The same examples in every run.
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.load_profile("repeatable")
+
 # As in a worker: before anything imports mlx.
 preload_openblas()
 
