@@ -9,13 +9,13 @@ from typing import Any
 
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.models.blobs import digest_of
-from mlx_ollama.models.config import config_of
-from mlx_ollama.models.directory import ModelDirectory, NotAModel
+from mlx_ollama.models.directory import NotAModel
 from mlx_ollama.models.gguf_header import MAGIC
 from mlx_ollama.models.making import MakingFailed, convert
-from mlx_ollama.models.manifest import DIRECTORY_TYPE, PARAMS_TYPE, SYSTEM_TYPE, TEMPLATE_TYPE, to_file
+from mlx_ollama.models.manifest import PARAMS_TYPE, SYSTEM_TYPE, TEMPLATE_TYPE, to_file
 from mlx_ollama.models.names import ModelName
 from mlx_ollama.models.parameters import typed_parameters
+from mlx_ollama.models.referring import referred
 from mlx_ollama.models.store import Content, Recipe, Store, StoredModel
 
 Progress = Callable[[str, int, int], None]
@@ -60,16 +60,11 @@ class Importer:
         path = path.expanduser().resolve()
         directory = self._convert(path) if _is_gguf(path) else path
         try:
-            model = ModelDirectory.read(directory)
+            config, reference = referred(directory)
         except NotAModel as error:
             raise ImportFailed(f"{error}; an MLX model directory or a GGUF file is needed") from error
-        details = model.details
-        config = config_of(
-            details.format, details.family, details.families, details.parameter_size, details.quantization_level
-        )
-        reference = {"path": str(directory), "size": model.weight_bytes}
         contents = [
-            Content(DIRECTORY_TYPE, to_file(reference)),
+            reference,
             Content(TEMPLATE_TYPE, extras.template.encode()),
             Content(SYSTEM_TYPE, extras.system.encode()),
             Content(PARAMS_TYPE, to_file(extras.parameters) if extras.parameters else b""),

@@ -45,8 +45,8 @@ def modelfile_text(
 ) -> str:
     """The whole Modelfile; `weights` is the path that FROM names, without which it names the model itself."""
     hint = f"# To build a new Modelfile based on this, replace FROM with:\n# FROM {name.display}\n\n" if weights else ""
-    statements = [Statement("from", weights or name.display), Statement("template", template or DEFAULT_TEMPLATE)]
-    single = (("system", system), ("renderer", renderer), ("parser", parser))
+    statements = [Statement("from", weights or name.display)]
+    single = (("template", template), ("system", system), ("renderer", renderer), ("parser", parser))
     statements += [Statement(instruction, value) for instruction, value in single if value]
     statements += [Statement("parameter", _plain(value), key) for key, value in _each(parameters)]
     statements += [Statement("license", text) for text in licenses]
