@@ -66,12 +66,20 @@ class Settings:
     ndjson_keep_alive: bool = _setting(
         default=False, help_text="say so on Ollama's own streams, too, with a line that has no text in it"
     )
+    nohistory: bool = _setting(
+        default=False, help_text="keep nothing of what is typed into `run`", also="OLLAMA_NOHISTORY"
+    )
     prefill_slice: float = _setting(0.25, "longest time a prompt is read without letting running answers go on")
 
     @property
     def models(self) -> Path:
         """Manifests and blobs, laid out as Ollama lays out its own."""
         return self.home / "models"
+
+    @property
+    def history_file(self) -> Path:
+        """What was typed into `run`."""
+        return self.home / "history"
 
     @property
     def converted(self) -> Path:
