@@ -39,7 +39,17 @@ $(CLIENTS): tests/clients/package-lock.json
 			--fetch-retries=1 --fetch-retry-mintimeout=1000 >/dev/null 2>&1 && touch $@ || \
 		echo "Tip: 'npm ci --prefix tests/clients' failed; the tests with JavaScript clients are skipped without it."
 
-setup: .venv/.ready $(CLIENTS)
+# The genuine `ollama` command, for the tests alone: it is built, which takes a minute or two, where there is Go.
+OLLAMA := tests/clients/go/ollama
+
+$(OLLAMA):
+	@command -v go >/dev/null 2>&1 || exit 0; \
+		echo "Building the genuine ollama command for the tests ..."; \
+		GOBIN=$(CURDIR)/$(@D) GOTOOLCHAIN=local \
+			go install github.com/ollama/ollama@v0.33.0 >/dev/null 2>&1 || \
+		echo "Tip: 'go install github.com/ollama/ollama@v0.33.0' failed; the tests with that command are skipped."
+
+setup: .venv/.ready $(CLIENTS) $(OLLAMA)
 	@$(BIN)/python -c "import sys; from mlx_ollama.worker.blas import preload_openblas as found; \
 		sys.platform == 'linux' and not found() and \
 		print('Tip: apt-get install libopenblas0-pthread makes MLX on this machine about ten times faster.')"

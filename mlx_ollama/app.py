@@ -25,13 +25,13 @@ from mlx_ollama.policies.decode import Decode
 from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.drain import Drain, InFlight
 from mlx_ollama.policies.errors import Errors
+from mlx_ollama.policies.eviction import chooser
 from mlx_ollama.policies.fallback import Fallback
 from mlx_ollama.policies.ignored import IgnoredOptions
 from mlx_ollama.policies.in_flight import Crowd, InFlightCap
 from mlx_ollama.policies.keys import CREDENTIALS, Keys
-from mlx_ollama.policies.merge import MergedLists
-from mlx_ollama.policies.eviction import chooser
 from mlx_ollama.policies.measure import Figures, Measure
+from mlx_ollama.policies.merge import MergedLists
 from mlx_ollama.policies.origin import Origin
 from mlx_ollama.policies.plugins import OwnPolicy, look_in, with_own
 from mlx_ollama.policies.rate_limit import RateLimit, Rates
@@ -77,9 +77,7 @@ class Gateway:
     monitor: Monitor
 
 
-def create_gateway(
-    settings: Settings, own: Sequence[OwnPolicy] = (), gauge: MemoryGauge | None = None
-) -> Gateway:
+def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = (), gauge: MemoryGauge | None = None) -> Gateway:
     """Everything of the gateway process, put together; nothing runs yet. `gauge` is this machine's if it is None.
 
     Raises:

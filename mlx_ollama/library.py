@@ -71,7 +71,8 @@ class Library:
             directory = described(model, arrays=call.verbose)
         except NotAModel as error:
             raise LoadFailed(str(error)) from error
-        template = model.template or jinja_template(model.directory) or DEFAULT_TEMPLATE
+        own = jinja_template(model.directory)
+        template = model.template or own or DEFAULT_TEMPLATE
         system = call.system or model.system
         info = directory.model_info
         if call.user_agent.startswith(_COPILOT):
@@ -84,7 +85,8 @@ class Library:
             modelfile=modelfile_text(
                 model.name,
                 _weights_path(model),
-                template=template,
+                # Jinja is no TEMPLATE: who builds on this gets it with the weights.
+                template=model.template or ("" if own else DEFAULT_TEMPLATE),
                 system=system,
                 parameters={**model.parameters, **call.options},
                 licenses=model.licenses,

@@ -128,6 +128,9 @@ class Settings:
         "mlx_ollama.policies.eviction:LeastRecentlyUsed",
         "class that says which idle models go first, as package.module:Class",
     )
+    nohistory: bool = _setting(
+        default=False, help_text="keep nothing of what is typed into `run`", also="OLLAMA_NOHISTORY"
+    )
     prefill_slice: float = _setting(0.25, "longest time a prompt is read without letting running answers go on")
     keys: tuple[str, ...] = _setting(
         (), "keys, comma separated, of which a request needs one; without any, everybody may ask", secret=True
@@ -149,6 +152,11 @@ class Settings:
     def events(self) -> Path:
         """The file of the supervisor's events."""
         return Path(self.supervise_events or self.home / "supervisor.jsonl").expanduser()
+
+    @property
+    def history_file(self) -> Path:
+        """What was typed into `run`."""
+        return self.home / "history"
 
     @property
     def converted(self) -> Path:

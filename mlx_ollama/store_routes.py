@@ -1,7 +1,7 @@
 """The routes of the model store: create, copy, delete, pull, push and blobs (wire-spec section 6)."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 
 from starlette.requests import Request
@@ -13,8 +13,8 @@ from mlx_ollama.dialects.ollama_models import encode_failure, encode_progress
 from mlx_ollama.errors import InvalidRequest, JobFailed, ModelNotFound
 from mlx_ollama.jobs import in_threads
 from mlx_ollama.library import Library
-from mlx_ollama.models.blobs import Blobs, BlobWriter, check_digest
-from mlx_ollama.policies.body import Incoming, answered
+from mlx_ollama.models.blobs import Blobs, check_digest
+from mlx_ollama.policies.body import Incoming
 from mlx_ollama.routes import JsonResponse, Resource
 from mlx_ollama.types import Progress
 
@@ -29,17 +29,6 @@ class BlobMissing(ModelNotFound):
 
     def __init__(self, digest: str) -> None:
         super().__init__(f'blob "{digest}" not found')
-
-
-class Unwanted(Response):
-    """200 to an upload of what is here already; whatever comes is passed over."""
-
-    def __init__(self, body: Receive) -> None:
-        super().__init__()
-        self._body = body
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await answered(lambda: super(Unwanted, self).__call__(scope, receive, send), self._body)
 
 
 class ProgressStream(Response):
@@ -107,9 +96,11 @@ def _blobs(blobs: Blobs, body_timeout: float) -> Resource:
     async def put_blob(request: Request) -> Response:
         digest = check_digest(request.path_params["digest"])
         if blobs.has(digest):
-            return Unwanted(request.receive)
+            # To its end, though nobody needs it: whoever is still sending would lose an answer that comes before.
+            await _receive(request, _pass_over, body_timeout)
+            return Response()
         with blobs.writer() as blob:
-            if not await _receive(request, blob, body_timeout):
+            if not await _receive(request, blob.write, body_timeout):
                 # The client has gone, and nobody reads this.
                 return Response(status_code=400)
             received = await asyncio.to_thread(blob.keep)
@@ -131,8 +122,8 @@ async def _answer(request: Request, job: Iterator[Progress]) -> Response:
     return JsonResponse(lines[-1], {"content-type": PLAIN_JSON})
 
 
-async def _receive(request: Request, blob: BlobWriter, timeout_seconds: float) -> bool:
-    """Write a body to disk as it comes, a megabyte at a time in a thread: disks take longer than the loop may wait.
+async def _receive(request: Request, write: Callable[[bytes], None], timeout_seconds: float) -> bool:
+    """Write a body as it comes, a megabyte at a time in a thread: disks take longer than the loop may wait.
 
     False if the client left before its end.
 
@@ -150,16 +141,20 @@ async def _receive(request: Request, blob: BlobWriter, timeout_seconds: float) -
         more = message.get("more_body", False)
         pieces.append(message.get("body", b""))
         if not more or sum(map(len, pieces)) >= _PIECE_BYTES:
-            await asyncio.to_thread(_write, blob, b"".join(pieces))
+            await asyncio.to_thread(_written, write, b"".join(pieces))
             pieces.clear()
     return True
 
 
-def _write(blob: BlobWriter, piece: bytes) -> None:
+def _written(write: Callable[[bytes], None], piece: bytes) -> None:
     try:
-        blob.write(piece)
+        write(piece)
     except OSError as error:
         raise JobFailed(f"the blob cannot be written: {error.strerror}") from error
+
+
+def _pass_over(piece: bytes) -> None:
+    """What a body that nobody needs is written to."""
 
 
 async def _line(send: Send, line: bytes) -> None:

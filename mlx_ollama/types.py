@@ -137,14 +137,16 @@ class Show(Call):
 class Create(Call):
     """Make a model (wire-spec 6.4).
 
-    It is made of the model `source`, or of `files`: digests of blobs by file name, None where none were named. What is
-    empty, or None, is taken over from `source`. `license` and `info` are as they came: they are checked when it is
+    It is made of the model `source`, or of `files`: digests of blobs by file name, None where none were named; or it
+    refers to the MLX model `directory` of this machine, which no request can name. What is empty, or None, is taken
+    over from `source`. `license` and `info` are as they came: they are checked when it is
     their turn. `quantize` names a form that the weights are brought into.
     """
 
     stream: bool = True
     source: str = ""
     files: Mapping[str, str] | None = None
+    directory: str = ""
     adapters: Mapping[str, str] = field(default_factory=dict)
     draft_files: Mapping[str, str] = field(default_factory=dict)
     draft_quantize: str = ""

@@ -9,6 +9,10 @@ from hypothesis import settings
 from mlx_ollama.worker.blas import preload_openblas
 from tests.support.server import Server, run_cli, serving
 
+# The same examples in every run.
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.load_profile("repeatable")
+
 # As in a worker: before anything imports mlx.
 preload_openblas()
 
@@ -79,3 +83,28 @@ def tiny(tiny_home: Path) -> Iterator[Server]:
     """A server with the tiny model, one per test process; for tests that leave it as they find it."""
     with serving(tiny_home) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def speakers_home(tiny_directory: Path, shared_folder: Path) -> Path:
+    """A home for what people type: `parrot` thinks `hm` and says `Sure thing`, `endless` never ends, `bert` embeds."""
+    from tests.support.embedders import write_tiny_encoder  # noqa: PLC0415 - only some processes need mlx
+    from tests.support.parrot import write_parrot  # noqa: PLC0415 - see above
+    from tests.support.tiny import write_tiny_model  # noqa: PLC0415 - see above
+    from tests.worker.parse.tokenizers import FAMILIES  # noqa: PLC0415 - see above
+
+    folder, home = shared_folder / "speakers", shared_folder / "speakers-home"
+    answer = ("<think>", "hm", "</think>", "Sure ", "thing")
+    with (shared_folder / "speakers.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            made = {
+                "parrot": write_parrot(folder / "parrot", FAMILIES["qwen3"][0], answer, ["<|im_start|>assistant\n"]),
+                "endless": write_tiny_model(folder / "endless", context=100_000),
+                "bert": write_tiny_encoder(folder / "bert", longest=20),
+                "tiny": tiny_directory,
+            }
+            for name, directory in made.items():
+                imported = run_cli("import", name, str(directory), "--home", str(home))
+                assert imported.returncode == 0, imported.stderr
+    return home

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlx_ollama import __version__
+from mlx_ollama.cli import _parsed, _parser
 from tests.support.server import Server, run_cli, serving
 
 
@@ -17,6 +18,22 @@ def test_bad_usage_is_status_2(arguments: tuple[str, ...]) -> None:
     refused = run_cli(*arguments)
     assert refused.returncode == 2
     assert "usage: mlx-ollama" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prompt"),
+    [
+        ("run m", []),
+        ("run m a --verbose b --port 5 c", ["a", "b", "c"]),
+        ("run --think m a", ["a"]),
+        ("run m -- --odd", ["--odd"]),
+        ("run m a --verbose b -- -x", ["a", "b", "-x"]),
+        ("run m -5", ["-5"]),
+    ],
+)
+def test_flags_stand_anywhere(arguments: str, prompt: list[str]) -> None:
+    parsed = _parsed(_parser(), arguments.split())
+    assert (parsed.model, parsed.prompt) == ("m", prompt)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,8 @@ def test_a_large_blob_goes_to_disk_and_not_to_memory(server: Server) -> None:
     assert answer.status_code == 201
     assert process.memory_info().rss - before < 100 * MIB
     assert (server.home / "models" / "blobs" / f"sha256-{sha256.hexdigest()}").stat().st_size == 300 * MIB
+    again = server.client.post(f"/api/blobs/sha256:{sha256.hexdigest()}", content=pieces())
+    assert (again.status_code, again.content) == (200, b""), "an answer against unread data would be lost"
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(server: Server) -> None:

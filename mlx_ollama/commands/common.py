@@ -1,12 +1,15 @@
-"""What the commands share: how they are declared, complain and show that something takes a while."""
+"""What the commands share: how they are declared, reach the store and a server, and complain."""
 
 import argparse
 import sys
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from mlx_ollama.models.importing import Importer, Progress
+from mlx_ollama.library import Library
 from mlx_ollama.models.store import Store, StoredModel
-from mlx_ollama.settings import Loaded, show
+from mlx_ollama.settings import Loaded, Settings, show
+
+if TYPE_CHECKING:
+    from mlx_ollama.console.client import Client
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no public name
 
@@ -19,8 +22,23 @@ def add_parameter(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def importer(loaded: Loaded) -> Importer:
-    return Importer(Store(loaded.settings.models), loaded.settings.converted, progress_bar())
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Flags of a command that speaks with a server; they are the settings of one."""
+    parser.add_argument("--host", help="address of the server")
+    parser.add_argument("--port", type=int, help="port of the server")
+
+
+def library(loaded: Loaded) -> Library:
+    """The store of the settings; a running server sees at once what is done with it."""
+    return Library(Store(loaded.settings.models, loaded.settings.converted))
+
+
+def client(settings: Settings) -> "Client":
+    """The server of the settings; nothing is sent yet."""
+    # Half of a command's start would be the HTTP client, and most commands need none.
+    from mlx_ollama.console.client import Client  # noqa: PLC0415 - see above
+
+    return Client(settings.host, settings.port)
 
 
 def registered(model: StoredModel) -> int:
@@ -28,19 +46,8 @@ def registered(model: StoredModel) -> int:
     return 0
 
 
-def progress_bar() -> Progress:
-    terminal = sys.stderr.isatty()
-    last = ""
-
-    def tell(status: str, completed: int, total: int) -> None:
-        nonlocal last
-        if terminal and total:
-            print(f"\r\x1b[K{status} {100 * completed // total:3d} %", end="", file=sys.stderr, flush=True)
-        if terminal and last and status != last:
-            print(file=sys.stderr)
-        last = status
-
-    return tell
+def warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def complain(message: str, *, status: int = 1) -> int:

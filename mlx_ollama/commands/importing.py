@@ -1,11 +1,16 @@
 """`mlx-ollama demo` and `mlx-ollama import`: models that lie on this machine already."""
 
 import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from mlx_ollama.commands.common import Commands, add_parameter, importer, registered
-from mlx_ollama.models.importing import DEMO_NAME, Extras, ImportFailed, parse_parameters
+from mlx_ollama.commands.common import Commands, add_parameter, registered
+from mlx_ollama.console.progress import Progress
+from mlx_ollama.models.importing import DEMO_NAME, Extras, Importer, ImportFailed, parse_parameters
 from mlx_ollama.models.names import ModelName
+from mlx_ollama.models.store import Store
 from mlx_ollama.settings import Loaded
 
 
@@ -24,7 +29,10 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _demo(arguments: argparse.Namespace, loaded: Loaded) -> int:
-    return registered(importer(loaded).import_demo(parse_parameters(arguments.parameter)))
+    parameters = parse_parameters(arguments.parameter)
+    with _importer(loaded) as importer:
+        model = importer.import_demo(parameters)
+    return registered(model)
 
 
 def _import(arguments: argparse.Namespace, loaded: Loaded) -> int:
@@ -34,4 +42,13 @@ def _import(arguments: argparse.Namespace, loaded: Loaded) -> int:
         raise ImportFailed(f"cannot read the template: {error}") from error
     extras = Extras(template, arguments.system, parse_parameters(arguments.parameter))
     name = ModelName.parse(arguments.name)
-    return registered(importer(loaded).import_path(name, arguments.path, extras))
+    with _importer(loaded) as importer:
+        model = importer.import_path(name, arguments.path, extras)
+    return registered(model)
+
+
+@contextmanager
+def _importer(loaded: Loaded) -> Iterator[Importer]:
+    with Progress(sys.stderr) as progress:
+        settings = loaded.settings
+        yield Importer(Store(settings.models, settings.converted), settings.converted, progress.tell)

@@ -95,7 +95,8 @@ class Blobs:
             return digest
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(path, self.path(digest))
+            # The file itself, where it is a link: some systems would link the link.
+            os.link(path.resolve(), self.path(digest))
         except FileExistsError:
             return digest
         except OSError:

@@ -27,6 +27,7 @@ from mlx_ollama.models.manifest import (
     to_file,
 )
 from mlx_ollama.models.names import ModelName, Reference, Source
+from mlx_ollama.models.referring import referred
 from mlx_ollama.models.remote import CLOUD_HOST, remote_address
 from mlx_ollama.models.store import QUANTIZE, Content, Recipe, Store, StoredModel, StoreError
 from mlx_ollama.models.weights import Weights
@@ -39,7 +40,7 @@ _UNITED = {"Q4_K": "Q4_K_M"}
 _SUPPORTED = "F32, F16, Q4_K_S, Q4_K_M, Q8_0"
 
 Pulling = Callable[[Pull], Iterator[Progress]]
-Base = tuple[dict[str, Any], list[Layer]]
+Base = tuple[dict[str, Any], list[Layer | Content]]
 """A configuration and layers to build on."""
 
 Layers = Sequence[tuple[Layer, bool]]
@@ -78,6 +79,8 @@ class Creator:
             return
         if call.source:
             config, layers = yield from self._of_model(call)
+        elif call.directory:
+            config, layers = self._of_directory(Path(call.directory))
         elif call.files is not None:
             config, layers = yield from self._of_files(call.files, call)
         else:
@@ -112,7 +115,7 @@ class Creator:
             raise JobFailed(f"model '{call.source}' not found")
         if call.quantize:
             raise InvalidRequest("a model that was created already keeps its quantization; create one from its files")
-        layers = [replace(layer, parent=model.name.display) for layer in model.layers]
+        layers: list[Layer | Content] = [replace(layer, parent=model.name.display) for layer in model.layers]
         return dict(model.config), layers
 
     def _find(self, name: ModelName) -> StoredModel | None:
@@ -132,6 +135,13 @@ class Creator:
         if len(ggufs) > 1:
             raise InvalidRequest("models of several GGUF files are not supported")
         return (yield from self._of_gguf(files[ggufs[0]], call))
+
+    def _of_directory(self, directory: Path) -> "Base":
+        try:
+            config, reference = referred(directory)
+        except NotAModel as error:
+            raise InvalidRequest(str(error)) from error
+        return config, [reference]
 
     def _has_magic(self, digest: str) -> bool:
         try:
@@ -163,7 +173,7 @@ class Creator:
 
     def _of_safetensors(self, files: Mapping[str, str], call: Create) -> "Generator[Progress, None, Base]":
         yield Progress("converting model")
-        layers = []
+        layers: list[Layer] = []
         for name, digest in files.items():
             path = self._blob(digest)
             media_type = TENSOR_TYPE if name.endswith(".safetensors") else JSON_TYPE
@@ -179,7 +189,7 @@ class Creator:
             yield from self._made(layers, form)
         families = list(details.families)
         config = config_of("safetensors", details.family, families, details.parameter_size, details.quantization_level)
-        return _quantized({**config, "capabilities": ["completion"]}, form), layers
+        return _quantized({**config, "capabilities": ["completion"]}, form), [*layers]
 
     def _made(self, layers: Sequence[Layer], form: str) -> "Generator[Progress, None, Weights]":
         """Make the directory of these weights, now and not when somebody waits for an answer."""
@@ -200,16 +210,16 @@ class Creator:
             raise JobFailed(f"open {path}: no such file or directory")
         return path
 
-    def _parameters(self, layers: Sequence[Layer]) -> dict[str, Any]:
+    def _parameters(self, layers: Sequence[Layer | Content]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for layer in layers:
-            if layer.media_type == PARAMS_TYPE:
+            if isinstance(layer, Layer) and layer.media_type == PARAMS_TYPE:
                 found |= gojson.loads(self._store.blobs.read(layer.digest))
         return found
 
 
 def _dressed(
-    config: dict[str, Any], base: Sequence[Layer], call: Create, parameters: Mapping[str, Any]
+    config: dict[str, Any], base: Sequence[Layer | Content], call: Create, parameters: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Layer | Content]]:
     """The layers to build on with what the request gives a model, in the reference's order."""
     if call.template:

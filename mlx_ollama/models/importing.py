@@ -7,15 +7,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.models.blobs import digest_of
-from mlx_ollama.models.config import config_of
-from mlx_ollama.models.directory import ModelDirectory, NotAModel
+from mlx_ollama.models.directory import NotAModel
 from mlx_ollama.models.gguf_header import MAGIC
 from mlx_ollama.models.making import MakingFailed, convert
-from mlx_ollama.models.manifest import DIRECTORY_TYPE, PARAMS_TYPE, SYSTEM_TYPE, TEMPLATE_TYPE, to_file
+from mlx_ollama.models.manifest import PARAMS_TYPE, SYSTEM_TYPE, TEMPLATE_TYPE, to_file
 from mlx_ollama.models.names import ModelName
+from mlx_ollama.models.parameters import typed_parameters
+from mlx_ollama.models.referring import referred
 from mlx_ollama.models.store import Content, Recipe, Store, StoredModel
-from mlx_ollama.options import KINDS, Kind
 
 Progress = Callable[[str, int, int], None]
 """Told a status and how many bytes of how many are done; 0 of 0 where that means nothing."""
@@ -59,16 +60,11 @@ class Importer:
         path = path.expanduser().resolve()
         directory = self._convert(path) if _is_gguf(path) else path
         try:
-            model = ModelDirectory.read(directory)
+            config, reference = referred(directory)
         except NotAModel as error:
             raise ImportFailed(f"{error}; an MLX model directory or a GGUF file is needed") from error
-        details = model.details
-        config = config_of(
-            details.format, details.family, details.families, details.parameter_size, details.quantization_level
-        )
-        reference = {"path": str(directory), "size": model.weight_bytes}
         contents = [
-            Content(DIRECTORY_TYPE, to_file(reference)),
+            reference,
             Content(TEMPLATE_TYPE, extras.template.encode()),
             Content(SYSTEM_TYPE, extras.system.encode()),
             Content(PARAMS_TYPE, to_file(extras.parameters) if extras.parameters else b""),
@@ -124,35 +120,18 @@ def parse_parameters(pairs: Sequence[str]) -> dict[str, Any]:
     """`key=value` pairs as typed parameters; `stop` may come several times (wire-spec 12.1).
 
     Raises:
-        ImportFailed: for an unknown key or a value of the wrong type.
+        ImportFailed: for what is no such pair.
+        InvalidRequest: for an unknown key, one of the past, or a value of the wrong type.
     """
-    parameters: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
+
+    def refuse(warning: str) -> None:
+        raise InvalidRequest(warning)
+
+    split = [pair.partition("=") for pair in pairs]
+    for pair, (_, equals, _) in zip(pairs, split, strict=True):
         if not equals:
             raise ImportFailed(f"{pair!r} is not of the form key=value")
-        if key not in KINDS:
-            raise ImportFailed(f"unknown parameter '{key}'")
-        if KINDS[key] is Kind.STRINGS:
-            parameters.setdefault(key, []).append(text)
-        else:
-            parameters[key] = _typed(KINDS[key], text)
-    return parameters
-
-
-def _typed(kind: Kind, text: str) -> int | float | bool:
-    try:
-        match kind:
-            case Kind.INTEGER:
-                return int(text)
-            case Kind.FLOAT:
-                value = float(text)
-                return int(value) if value.is_integer() else value
-            case _:
-                return {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}[text.lower()]
-    except (ValueError, KeyError, OverflowError) as error:
-        word = {Kind.INTEGER: "int", Kind.FLOAT: "float"}.get(kind, "bool")
-        raise ImportFailed(f"invalid {word} value [{text}]") from error
+    return typed_parameters([(key, text) for key, _, text in split], refuse)
 
 
 def _is_gguf(path: Path) -> bool:

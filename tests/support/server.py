@@ -33,10 +33,15 @@ def clean_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
 
 
-def run_cli(*arguments: str, env: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+def run_cli(
+    *arguments: str, env: Mapping[str, str] | None = None, typed: str = "", folder: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """The command as somebody runs it in `folder`, with `typed` coming through a pipe."""
     command = [sys.executable, "-m", "mlx_ollama", *arguments]
     environment = clean_environment() | dict(env or {})
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, env=environment, input=typed, capture_output=True, text=True, timeout=300, check=False, cwd=folder
+    )
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
