@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, generate_step
@@ -24,8 +24,7 @@ class Joining:
     limit: int
 
 
-@dataclass(frozen=True)
-class Sampled:
+class Sampled(NamedTuple):
     """One token of one stream. `ended` means that the stream has left the batch."""
 
     handle: int
