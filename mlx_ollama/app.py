@@ -21,7 +21,15 @@ from mlx_ollama.policies.errors import Errors
 from mlx_ollama.policies.ignored import IgnoredOptions
 from mlx_ollama.policies.origin import Origin
 from mlx_ollama.pool import Pool
-from mlx_ollama.routes import NotFound, StreamKeepAlive, find, resources, routes
+from mlx_ollama.routes import (
+    NotFound,
+    StreamKeepAlive,
+    find,
+    resources,
+    routes,
+    say_nothing,
+    say_what_was_reused,
+)
 from mlx_ollama.service import Service
 from mlx_ollama.settings import Settings
 from mlx_ollama.store_routes import UPLOADS, store_resources
@@ -46,6 +54,8 @@ def create_gateway(settings: Settings) -> Gateway:
             device=settings.device,
             prefill_slice=settings.prefill_slice,
             log_level=settings.log_level,
+            prompt_cache_bytes=settings.prompt_cache_bytes,
+            prompt_cache_chooser=settings.prompt_cache_chooser,
         )
 
     pool = Pool(start, keep_alive=keep_alive_seconds(settings.keep_alive), load_timeout=settings.load_timeout)
@@ -53,8 +63,9 @@ def create_gateway(settings: Settings) -> Gateway:
     service = Service(library, pool, default_context=settings.context_length)
     in_flight = InFlight()
     heartbeats = StreamKeepAlive(settings.stream_keep_alive, ndjson=settings.ndjson_keep_alive)
+    describe = say_what_was_reused if settings.debug else say_nothing
     table = {
-        **resources(service, library, heartbeats),
+        **resources(service, library, heartbeats, describe),
         **store_resources(library, body_timeout=settings.body_timeout),
     }
 

@@ -20,6 +20,7 @@ from mlx_ollama.protocol import (
     Failed,
     Finished,
     Frame,
+    Known,
     Prompt,
     ProtocolError,
     Ready,
@@ -31,7 +32,7 @@ from mlx_ollama.protocol import (
     Unloadable,
     encode,
 )
-from mlx_ollama.types import Delta, Done, Event, Rendered, Usage, Vectors
+from mlx_ollama.types import Delta, Done, Event, Recalled, Rendered, Usage, Vectors
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +49,10 @@ class Mailbox:
     """Events of one request between the worker's frames and the task that sends them on."""
 
     def __init__(self) -> None:
-        self._events: list[Event | Vectors | Exception] = []
+        self._events: list[Event | Recalled | Vectors | Exception] = []
         self._waiter: asyncio.Future[None] | None = None
 
-    def put(self, event: Event | Vectors | Exception) -> None:
+    def put(self, event: Event | Recalled | Vectors | Exception) -> None:
         """Add an event; never waits."""
         self._events.append(event)
         if isinstance(event, Delta) and len(self._events) >= 2 * LARGEST_BACKLOG:
@@ -63,7 +64,7 @@ class Mailbox:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def take(self) -> list[Event | Vectors | Exception]:
+    async def take(self) -> list[Event | Recalled | Vectors | Exception]:
         """Everything that has arrived, at least one event."""
         if not self._events:
             self._waiter = asyncio.get_running_loop().create_future()
@@ -87,7 +88,16 @@ class WorkerLink(asyncio.Protocol):
         self._reaper: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, directory: Path, *, device: str, prefill_slice: float, log_level: str) -> "WorkerLink":
+    async def start(
+        cls,
+        directory: Path,
+        *,
+        device: str,
+        prefill_slice: float,
+        log_level: str,
+        prompt_cache_bytes: int,
+        prompt_cache_chooser: str,
+    ) -> "WorkerLink":
         """Start a worker on a model directory; `loaded` tells when it can be used.
 
         The worker gets a session of its own, so that Ctrl-C in a terminal reaches the gateway only.
@@ -100,6 +110,7 @@ class WorkerLink(asyncio.Protocol):
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "mlx_ollama.worker", "--fd", str(theirs.fileno()), "--model", str(directory)),
                 *("--device", device, "--prefill-slice", str(prefill_slice), "--log-level", log_level),
+                *("--prompt-cache-bytes", str(prompt_cache_bytes), "--prompt-cache-chooser", prompt_cache_chooser),
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -129,8 +140,10 @@ class WorkerLink(asyncio.Protocol):
 
     def generate(
         self, prompt: Prompt, sampling: Sampling, *, want_context: bool, grammar: str = ""
-    ) -> AsyncGenerator[Event, None]:
-        """The events of one answer, the last one `Done`. Closing the generator early cancels the generation.
+    ) -> AsyncGenerator[Event | Recalled, None]:
+        """The events of one answer, the last one `Done`, with `Recalled` in front.
+
+        Closing the generator early cancels the generation.
 
         Raises:
             WorkerError, InvalidRequest, TemplateFailed: as the worker says, or because it died.
@@ -138,7 +151,7 @@ class WorkerLink(asyncio.Protocol):
         request = next(self._ids)
         # Vectors answer nothing but `Embed`.
         answer = self._conversation(request, Submit(request, prompt, sampling, want_context, grammar))
-        return cast("AsyncGenerator[Event, None]", answer)
+        return cast("AsyncGenerator[Event | Recalled, None]", answer)
 
     async def render(self, prompt: Prompt) -> Rendered:
         """The prompt as text, and how many tokens that is.
@@ -206,7 +219,7 @@ class WorkerLink(asyncio.Protocol):
 
     async def _conversation(
         self, request: int, opening: Submit | Render | Embed
-    ) -> AsyncGenerator[Event | Vectors, None]:
+    ) -> AsyncGenerator[Event | Recalled | Vectors, None]:
         mailbox = self._mailboxes[request] = Mailbox()
         finished = False
         try:
@@ -215,7 +228,7 @@ class WorkerLink(asyncio.Protocol):
                 for event in await mailbox.take():
                     if isinstance(event, Exception):
                         raise event
-                    finished = not (event.left if isinstance(event, Vectors) else isinstance(event, Delta))
+                    finished = not (event.left if isinstance(event, Vectors) else isinstance(event, Delta | Recalled))
                     yield event
                     if finished:
                         return
@@ -238,6 +251,8 @@ class WorkerLink(asyncio.Protocol):
             case Step(deltas):
                 for request, delta in deltas:
                     self._deliver(request, delta)
+            case Known():
+                self._deliver(frame.id, Recalled(frame.reused, frame.differs_at, frame.was, frame.now))
             case Finished():
                 usage = Usage(frame.prompt_tokens, frame.prompt_ns, frame.eval_tokens, frame.eval_ns)
                 self._deliver(frame.id, Done(frame.reason, usage, frame.context))
@@ -254,7 +269,7 @@ class WorkerLink(asyncio.Protocol):
             case _:
                 logger.error("worker %d sent an unexpected %s", self.process.pid, type(frame).__name__)
 
-    def _deliver(self, request: int, event: Event | Vectors | Exception) -> None:
+    def _deliver(self, request: int, event: Event | Recalled | Vectors | Exception) -> None:
         mailbox = self._mailboxes.get(request)
         if mailbox is not None:
             mailbox.put(event)

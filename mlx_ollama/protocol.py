@@ -142,6 +142,20 @@ class Unloadable:
 
 
 @dataclass(frozen=True)
+class Known:
+    """Worker to gateway: reading a prompt begins, and so many of its tokens are known from others.
+
+    `differs_at` is where it parts from the most similar one, which `was` so there and is `now` so; -1 for nowhere.
+    """
+
+    id: int
+    reused: int
+    differs_at: int = -1
+    was: str = ""
+    now: str = ""
+
+
+@dataclass(frozen=True)
 class Step:
     """Worker to gateway: what one step produced."""
 
@@ -189,7 +203,9 @@ class Failed:
     reason: str
 
 
-Frame = Submit | Render | Cancel | Ready | Unloadable | Step | Finished | RenderedPrompt | Failed | Embed | Embedded
+Frame = (
+    Submit | Render | Cancel | Ready | Unloadable | Step | Finished | RenderedPrompt | Failed | Embed | Embedded | Known
+)
 _KINDS: tuple[type[Any], ...] = (
     Submit,
     Render,
@@ -202,6 +218,7 @@ _KINDS: tuple[type[Any], ...] = (
     Failed,
     Embed,
     Embedded,
+    Known,
 )
 _TAGS = {kind: tag for tag, kind in enumerate(_KINDS)}
 _NAMES = {kind: tuple(part.name for part in fields(kind)) for kind in _KINDS}

@@ -67,6 +67,15 @@ class Settings:
         default=False, help_text="say so on Ollama's own streams, too, with a line that has no text in it"
     )
     prefill_slice: float = _setting(0.25, "longest time a prompt is read without letting running answers go on")
+    prompt_cache_bytes: int = _setting(
+        1 << 30, "most bytes of prompts and answers that a model remembers, to read only what is new; 0 remembers none"
+    )
+    prompt_cache_chooser: str = _setting(
+        "mlx_ollama.worker.prefix_choice:LeastRecentlyUsed", "which of them go first, as package.module:Class"
+    )
+    debug: bool = _setting(
+        default=False, help_text="say in a header of each answer how much of its prompt was remembered"
+    )
 
     @property
     def models(self) -> Path:
@@ -228,16 +237,16 @@ def _check(settings: Settings, origins: Mapping[str, Origin]) -> None:
         refuse("workers", "only 1 works: loaded models and limits are shared state of one gateway process")
     if not 0 <= settings.port <= 65535:  # noqa: PLR2004 - the range of ports
         refuse("port", "not a port")
-    if settings.device not in DEVICES:
-        refuse("device", f"must be one of {', '.join(DEVICES)}")
-    if settings.log_level not in LOG_LEVELS:
-        refuse("log_level", f"must be one of {', '.join(LOG_LEVELS)}")
-    for name in ("connection_keep_alive", "max_body", "body_timeout", "load_timeout", "prefill_slice"):
-        if getattr(settings, name) <= 0:
-            refuse(name, "must be above 0")
-    for name in ("drain", "context_length", "stream_keep_alive"):
-        if getattr(settings, name) < 0:
-            refuse(name, "must not be negative")
+    for name, known in (("device", DEVICES), ("log_level", LOG_LEVELS)):
+        if getattr(settings, name) not in known:
+            refuse(name, f"must be one of {', '.join(known)}")
+    above_zero = {"connection_keep_alive", "max_body", "body_timeout", "load_timeout", "prefill_slice"}
+    for name in [*above_zero, "drain", "context_length", "stream_keep_alive", "prompt_cache_bytes"]:
+        value = getattr(settings, name)
+        if value < 0 or (value == 0 and name in above_zero):
+            refuse(name, "must be above 0" if name in above_zero else "must not be negative")
+    if not all(settings.prompt_cache_chooser.partition(":")):
+        refuse("prompt_cache_chooser", "not of the form package.module:Class")
 
 
 def _strangers(environment: Mapping[str, str], table: Mapping[str, Any], file: Path | None) -> list[str]:

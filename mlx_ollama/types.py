@@ -269,6 +269,19 @@ class Leased:
 
 
 @dataclass(frozen=True)
+class Recalled(Leased):
+    """Reading the prompt begins, and `reused` of its tokens are known from others: one more word to the server.
+
+    `differs_at` is the place in which it parts from the most similar one, whose token `was` there (-1 for none).
+    """
+
+    reused: int
+    differs_at: int = -1
+    was: str = ""
+    now: str = ""
+
+
+@dataclass(frozen=True)
 class Vectors:
     """Some vectors of an `Embed`, each with the index of its text; `left` texts are still to come.
 

@@ -16,18 +16,20 @@ from mlx_ollama.protocol import (
     Failure,
     Finished,
     Frame,
+    Known,
     Piece,
     Render,
     RenderedPrompt,
     Step,
     Submit,
 )
-from mlx_ollama.worker.batch import LARGEST_BATCH, Batch, Joining, Sampled
+from mlx_ollama.worker.batch import LARGEST_BATCH, Batch, Joining, Left, Sampled
 from mlx_ollama.worker.grammar import Grammars
 from mlx_ollama.worker.likelihood import Likelihood
 from mlx_ollama.worker.parse.choice import make_parser
 from mlx_ollama.worker.prefill import Prefill, Reading
-from mlx_ollama.worker.prompt import render, tokenize
+from mlx_ollama.worker.prefixes import Prefixes
+from mlx_ollama.worker.prompt import kind_of, render, tokenize
 from mlx_ollama.worker.sampling import make_processors, make_sampler
 from mlx_ollama.worker.stream import EndReason, Stream
 from mlx_ollama.worker.text import TextStream
@@ -47,6 +49,13 @@ cost the decoder one step in twenty.
 """
 
 
+BRIEF = 5
+"""While others decode, a slice of reading has this part of its time at most..."""
+
+STEPS_A_SLICE = 3
+"""...or that of so many steps, where they are slow: else reading would hardly get on between them."""
+
+
 GRAMMAR_WAIT_SECONDS = 0.02
 """How long an engine with nothing else to do waits for a grammar before it looks for frames again."""
 
@@ -61,8 +70,8 @@ class Inbox(Protocol):
 class Engine:
     """Owns the model and every stream on it; all of its methods run on the one MLX thread of the process.
 
-    `send` takes the frames of one turn of the loop, `new_batch` makes an empty batch. `prefill_slice` is in seconds,
-    `clock` counts nanoseconds.
+    `send` takes the frames of one turn of the loop, `new_batch` makes an empty batch, `prefixes` remembers what was
+    read. `prefill_slice` is in seconds, `clock` counts nanoseconds.
     """
 
     def __init__(
@@ -74,6 +83,7 @@ class Engine:
         *,
         prefill_slice: float,
         new_batch: Callable[[], Batch],
+        prefixes: Prefixes | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._tokenizer = tokenizer
@@ -82,15 +92,18 @@ class Engine:
         self._clock = clock
         self._slice_ns = int(prefill_slice * 1e9)
         self._new_batch = new_batch
-        self._prefill = Prefill(model, budget=prefill_slice, clock=lambda: clock() / 1e9)
+        self._prefixes = prefixes or Prefixes(0)
+        self._prefill = Prefill(model, self._prefixes, clock=lambda: clock() / 1e9)
         self._grammars = Grammars(tokenizer, end_tokens)
         self._batch = new_batch()
         self._arrived: deque[Submit | Render] = deque()
         self._streams: dict[int, Stream] = {}
         self._read: list[Reading] = []
         self._by_handle: dict[int, Stream] = {}
+        self._known: list[Frame] = []
         self._held: list[Piece] = []
         self._sent = 0
+        self._step_ns = 0
 
     def run(self, inbox: Inbox) -> None:
         """Serve for ever; the process ends from outside."""
@@ -121,14 +134,19 @@ class Engine:
         if out:
             self._send(out)
 
+    def release_prefixes(self) -> int:
+        """Forget all prompts that were read before; the bytes that were held. Answers under way are not touched."""
+        return self._prefixes.release()
+
     def _due(self) -> bool:
-        """Whether held pieces have to go: the first of a stream always, the others once an interval."""
-        began = any(delta.position == 0 for _, delta in self._held)
-        return began or self._clock() - self._sent >= FRAME_INTERVAL_NS
+        """Whether what is held has to go: the first words of a stream always, the others once an interval."""
+        began = any(delta.position == 0 for _, delta in self._held) or (self._known and self._prefill)
+        return bool(began) or self._clock() - self._sent >= FRAME_INTERVAL_NS
 
     def _send_held(self) -> None:
-        if self._held:
-            self._send([Step(tuple(self._held))])
+        if self._known or self._held:
+            self._send([*self._known, *([Step(tuple(self._held))] if self._held else [])])
+            self._known.clear()
             self._held.clear()
             self._sent = self._clock()
 
@@ -176,10 +194,11 @@ class Engine:
             likelihood=None
             if sampling.logprobs is None
             else Likelihood(sampling.logprobs, self._tokenizer.token_bytes),
+            kind=kind_of(frame.prompt),
             schema=frame.grammar,
             grammar=self._grammars.compile(frame.grammar) if frame.grammar else None,
         )
-        self._prefill.add(frame.id, prompt.fed)
+        self._prefill.add(frame.id, prompt.fed, self._streams[frame.id].kind)
 
     def _alone(self, request: int, work: Callable[[], None], out: list[Frame]) -> None:
         """Do work for one request: tokenizers, templates and grammars are strangers' code, and may fail it alone."""
@@ -210,11 +229,28 @@ class Engine:
             self._together(lambda: self._leave_batch(stream), out)
 
     def _read_prompts(self, out: list[Frame]) -> None:
-        for reading in self._prefill.advance(LARGEST_BATCH - len(self._batch) - len(self._read)):
+        room = LARGEST_BATCH - len(self._batch) - len(self._read)
+        begun, complete = self._prefill.advance(room, self._reading_time() / 1e9)
+        self._known += map(self._told, begun)
+        for reading in complete:
             if reading.failure:
                 self._fail(reading.id, "failed", reading.failure, out)
             else:
                 self._read.append(reading)
+
+    def _reading_time(self) -> int:
+        """Nanoseconds until the next step; answers under way go on in between, and neither starves the other."""
+        if not self._batch:
+            return self._slice_ns
+        return min(self._slice_ns, max(self._slice_ns // BRIEF, STEPS_A_SLICE * self._step_ns))
+
+    def _told(self, reading: Reading) -> Known:
+        """What is known of a prompt whose reading begins."""
+        where = reading.difference
+        if where is None:
+            return Known(reading.id, reading.reused)
+        was, now = (self._tokenizer.decode([token]) for token in (where.was, where.now))
+        return Known(reading.id, reading.reused, where.at, was, now)
 
     def _join(self, out: list[Frame]) -> None:
         """Let streams into the batch whose prompts are read and whose grammars are ready."""
@@ -243,7 +279,9 @@ class Engine:
 
     def _decode(self, out: list[Frame]) -> None:
         sampled: list[Sampled] = []
+        began = self._clock()
         self._together(lambda: sampled.extend(self._batch.step()), out)
+        self._step_ns = self._clock() - began
         for token in sampled:
             stream = self._by_handle[token.handle]
             self._alone(stream.id, partial(self._take, stream, token, out), out)
@@ -260,6 +298,8 @@ class Engine:
         if (delta := stream.take()) is not None:
             self._held.append((stream.id, delta))
         if reason:
+            if sampled.left:
+                self._remember(stream, sampled.left)
             out.append(self._finish(stream, reason))
 
     def _finish(self, stream: Stream, reason: EndReason) -> Finished:
@@ -285,7 +325,12 @@ class Engine:
     def _leave_batch(self, stream: Stream) -> None:
         if stream.handle in self._by_handle:
             del self._by_handle[stream.handle]
-            self._batch.leave([stream.handle])
+            if (left := self._batch.leave(stream.handle)) is not None:
+                self._remember(stream, left)
+
+    def _remember(self, stream: Stream, left: Left) -> None:
+        """The next turn of a conversation begins with this one."""
+        self._prefixes.keep(stream.kind, left.tokens, left.cache)
 
     def _together(self, work: Callable[[], None], out: list[Frame]) -> None:
         """Do work on the whole batch.
