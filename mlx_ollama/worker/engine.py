@@ -26,6 +26,7 @@ from mlx_ollama.protocol import (
 from mlx_ollama.worker.batch import LARGEST_BATCH, Batch, Joining, Left, Sampled
 from mlx_ollama.worker.grammar import Grammars
 from mlx_ollama.worker.likelihood import Likelihood
+from mlx_ollama.worker.marks import marks_of
 from mlx_ollama.worker.parse.choice import make_parser
 from mlx_ollama.worker.prefill import Prefill, Reading
 from mlx_ollama.worker.prefixes import Prefixes
@@ -92,7 +93,7 @@ class Engine:
         self._clock = clock
         self._slice_ns = int(prefill_slice * 1e9)
         self._new_batch = new_batch
-        self._prefixes = prefixes or Prefixes(0)
+        self._prefixes = Prefixes(0) if prefixes is None else prefixes
         self._prefill = Prefill(model, self._prefixes, clock=lambda: clock() / 1e9)
         self._grammars = Grammars(tokenizer, end_tokens)
         self._batch = new_batch()
@@ -198,7 +199,9 @@ class Engine:
             schema=frame.grammar,
             grammar=self._grammars.compile(frame.grammar) if frame.grammar else None,
         )
-        self._prefill.add(frame.id, prompt.fed, self._streams[frame.id].kind)
+        # Only a cache that cannot be shortened has to be remembered in places.
+        marks = marks_of(frame.prompt, prompt.fed, self._tokenizer) if self._prefill.needs_marks else ()
+        self._prefill.add(frame.id, prompt.fed, self._streams[frame.id].kind, marks)
 
     def _alone(self, request: int, work: Callable[[], None], out: list[Frame]) -> None:
         """Do work for one request: tokenizers, templates and grammars are strangers' code, and may fail it alone."""

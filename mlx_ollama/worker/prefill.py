@@ -66,6 +66,7 @@ class Prefill:
         self._clock = clock
         self._queue: list[Reading] = []
         self._owed = 0.0
+        self.needs_marks = prefixes.is_on and not is_plain(new_cache(model))
         self._seconds_per_token = 0.0
         self._longest_slice = 0
 

@@ -81,6 +81,10 @@ class Prefixes:
         self._entries: dict[tuple[str, bytes], list[_Entry]] = {}
         self.size = 0
 
+    @property
+    def is_on(self) -> bool:
+        return self._budget > 0
+
     def __len__(self) -> int:
         return sum(map(len, self._entries.values()))
 
@@ -89,9 +93,11 @@ class Prefixes:
         if not self._entries:
             return Recollection(None, 0, None)
         ids = np.array(tokens, dtype=np.uint32)
-        alike = [(_common(entry.ids, ids), entry) for entry in self._entries.get(_place(key, ids), ())]
+        alike = [(common_length(entry.ids, ids), entry) for entry in self._entries.get(_place(key, ids), ())]
         if not alike:
-            return Recollection(None, 0, _difference(((_common(late.ids, ids), late) for late in self._late(key)), ids))
+            return Recollection(
+                None, 0, _difference(((common_length(late.ids, ids), late) for late in self._late(key)), ids)
+            )
         length, best = max(((entry.usable(min(common, len(ids) - 1)), entry) for common, entry in alike), key=_first)
         difference = _difference(alike, ids)
         if length < FEWEST_TOKENS or (length < WORTHWHILE_TOKENS and 2 * length < len(ids)):
@@ -104,7 +110,7 @@ class Prefixes:
 
         It never raises: an answer is worth more than its memory.
         """
-        if len(tokens) < FEWEST_TOKENS or not self._budget:
+        if len(tokens) < FEWEST_TOKENS or not self.is_on:
             return
         try:
             settle([cache])
@@ -124,7 +130,7 @@ class Prefixes:
         if new.size > self._budget:
             return
         for entry in list(self._entries.get(_place(new.key, new.ids), ())):
-            common = _common(entry.ids, new.ids)
+            common = common_length(entry.ids, new.ids)
             if common == len(new.ids) and (entry.can_shorten or len(entry.ids) == common):
                 entry.used = new.used
                 return
@@ -171,7 +177,7 @@ def _place(key: str, ids: Ids) -> tuple[str, bytes]:
     return key, ids[:FEWEST_TOKENS].tobytes()
 
 
-def _common(one: Ids, other: Ids) -> int:
+def common_length(one: Ids, other: Ids) -> int:
     """How many tokens are the same from the beginning."""
     length = min(len(one), len(other))
     differ = one[:length] != other[:length]
