@@ -26,11 +26,11 @@ from mlx_ollama.protocol import (
 from mlx_ollama.worker.batch import LARGEST_BATCH, Batch, Joining, Left, Sampled
 from mlx_ollama.worker.grammar import Grammars
 from mlx_ollama.worker.likelihood import Likelihood
-from mlx_ollama.worker.marks import marks_of
 from mlx_ollama.worker.parse.choice import make_parser
 from mlx_ollama.worker.prefill import Prefill, Reading
 from mlx_ollama.worker.prefixes import Prefixes
-from mlx_ollama.worker.prompt import kind_of, render, tokenize
+from mlx_ollama.worker.preparing import Outcome, Prepared, Preparing, Ready
+from mlx_ollama.worker.prompt import kind_of
 from mlx_ollama.worker.sampling import make_processors, make_sampler
 from mlx_ollama.worker.stream import EndReason, Stream
 from mlx_ollama.worker.text import TextStream
@@ -57,8 +57,8 @@ STEPS_A_SLICE = 3
 """...or that of so many steps, where they are slow: else reading would hardly get on between them."""
 
 
-GRAMMAR_WAIT_SECONDS = 0.02
-"""How long an engine with nothing else to do waits for a grammar before it looks for frames again."""
+BACKGROUND_WAIT_SECONDS = 0.02
+"""How long an engine with nothing else to do waits for a grammar or a long prompt before it looks for frames again."""
 
 
 class Inbox(Protocol):
@@ -95,6 +95,7 @@ class Engine:
         self._new_batch = new_batch
         self._prefixes = Prefixes(0) if prefixes is None else prefixes
         self._prefill = Prefill(model, self._prefixes, clock=lambda: clock() / 1e9)
+        self._preparing = Preparing(tokenizer, needs_marks=self._prefill.needs_marks, clock=clock)
         self._grammars = Grammars(tokenizer, end_tokens)
         self._batch = new_batch()
         self._arrived: deque[Submit | Render] = deque()
@@ -114,7 +115,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether there is anything to do before the next frame arrives."""
-        return bool(self._streams or self._arrived)
+        return bool(self._streams or self._arrived or self._preparing)
 
     def turn(self, arrived: Iterable[Frame]) -> None:
         """One round: arrivals, one budget of prefill, one decode step, one write."""
@@ -165,29 +166,35 @@ class Engine:
     def _prepare(self, out: list[Frame]) -> None:
         """Render and tokenise what has arrived, for one slice of time, so that running answers wait no longer."""
         deadline = self._clock() + self._slice_ns
+        is_idle = not (self._arrived or self._streams)
+        outcomes = self._preparing.done(within=BACKGROUND_WAIT_SECONDS if is_idle else 0)
+        for outcome in outcomes:
+            self._begin(outcome, out)
         while self._arrived:
-            frame = self._arrived.popleft()
-            self._alone(frame.id, partial(self._begin, frame, out), out)
+            if outcome := self._preparing.begin(self._arrived.popleft()):
+                self._begin(outcome, out)
             if self._clock() >= deadline:
                 break
 
-    def _begin(self, frame: Submit | Render, out: list[Frame]) -> None:
-        if isinstance(frame, Render):
-            text = render(frame.prompt, self._tokenizer)
-            out.append(RenderedPrompt(frame.id, text, len(self._tokenizer.encode(text))))
-        else:
-            self._submit(frame)
+    def _begin(self, outcome: Outcome, out: list[Frame]) -> None:
+        request, prepared = outcome
+        self._alone(request, lambda: self._take_up(prepared(), out), out)
 
-    def _submit(self, frame: Submit) -> None:
-        submitted = self._clock()
-        prompt = tokenize(frame.prompt, self._tokenizer)
+    def _take_up(self, prepared: Prepared, out: list[Frame]) -> None:
+        if isinstance(prepared, RenderedPrompt):
+            out.append(prepared)
+        else:
+            self._submit(prepared)
+
+    def _submit(self, ready: Ready) -> None:
+        frame, prompt = ready.frame, ready.prompt
         sampling = frame.sampling
         self._streams[frame.id] = Stream(
             frame.id,
             prompt,
             _limit(frame, len(prompt.fed)),
             frame.want_context,
-            submitted,
+            ready.came,
             TextStream(sampling.stop),
             make_parser(frame.prompt, self._tokenizer, prompt.text),
             make_sampler(sampling),
@@ -199,9 +206,7 @@ class Engine:
             schema=frame.grammar,
             grammar=self._grammars.compile(frame.grammar) if frame.grammar else None,
         )
-        # Only a cache that cannot be shortened has to be remembered in places.
-        marks = marks_of(frame.prompt, prompt.fed, self._tokenizer) if self._prefill.needs_marks else ()
-        self._prefill.add(frame.id, prompt.fed, self._streams[frame.id].kind, marks)
+        self._prefill.add(frame.id, prompt.fed, self._streams[frame.id].kind, ready.marks)
 
     def _alone(self, request: int, work: Callable[[], None], out: list[Frame]) -> None:
         """Do work for one request: tokenizers, templates and grammars are strangers' code, and may fail it alone."""
@@ -219,6 +224,7 @@ class Engine:
 
     def _cancel(self, request: int, out: list[Frame]) -> None:
         self._arrived = deque(frame for frame in self._arrived if frame.id != request)
+        self._preparing.cancel(request)
         stream = self._streams.pop(request, None)
         if stream is None:
             return
@@ -267,7 +273,7 @@ class Engine:
             self._alone(stream.id, partial(stream.prepare, self._tokenizer, self._end_tokens), out)
         self._together(lambda: self._enter([reading for reading in ready if reading.id in self._streams]), out)
         if self._read and not (ready or self._batch or self._prefill):
-            time.sleep(GRAMMAR_WAIT_SECONDS)
+            time.sleep(BACKGROUND_WAIT_SECONDS)
 
     def _enter(self, ready: list[Reading]) -> None:
         streams = [self._streams[reading.id] for reading in ready]

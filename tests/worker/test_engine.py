@@ -11,7 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_ollama.protocol import Cancel, Failed, Finished, Frame, Prompt, Render, RenderedPrompt, Sampling, Step, Submit
 from mlx_ollama.types import Message
 from mlx_ollama.worker import batch
-from mlx_ollama.worker.engine import FRAME_INTERVAL_NS, Engine
+from mlx_ollama.worker.engine import BRIEF, FRAME_INTERVAL_NS, STEPS_A_SLICE, Engine
 from mlx_ollama.worker.load import load
 from mlx_ollama.worker.tokenizer import Tokenizer
 
@@ -227,6 +227,49 @@ def test_cancelling_frees_everything(machine: Machine, when: str) -> None:
     assert len(machine.tokens(1)) == said
     assert not machine.engine._by_handle
     assert not machine.engine._batch
+
+
+def test_a_prompt_that_takes_long_to_tokenise_holds_nobody_up(machine: Machine) -> None:
+    machine.engine.turn([submit(1, "bada", limit=0, context=8000)])
+    long = "keti zuzu momo " * 12_000
+    machine.engine.turn([submit(2, long, context=8000), submit(3, long, context=8000)])
+    said = len(machine.tokens(1))
+    while len(machine.engine._preparing) == 2:
+        machine.engine.turn([])
+    assert len(machine.tokens(1)) - said > 2
+    machine.run([Cancel(3), Cancel(1)])
+    assert machine.finished(2).prompt_tokens == 4 + (8000 - 4) // 2
+    assert not any(isinstance(frame, Finished) and frame.id == 3 for frame in machine.sent)
+    prompt = Prompt(style="raw", context=64, keep=0, shift=True, text=long)
+    machine.run([Render(4, prompt)])
+    assert machine.sent[-1] == RenderedPrompt(4, long, len(machine.tokenizer.encode(long)))
+
+
+def test_slices_are_brief_while_others_decode(machine: Machine) -> None:
+    engine = machine.engine
+    whole = engine._slice_ns
+    assert engine._reading_time() == whole
+    engine.turn([submit(1, "bada", limit=0)])
+    engine._step_ns = whole // 100
+    assert engine._reading_time() == whole // BRIEF
+    engine._step_ns = whole // STEPS_A_SLICE // 2
+    assert engine._reading_time() == pytest.approx(whole // 2, rel=0.01)
+    engine._step_ns = whole
+    assert engine._reading_time() == whole
+
+
+def test_answers_go_on_while_a_long_prompt_is_read(machine: Machine) -> None:
+    machine.engine.turn([submit(1, "bada", limit=0, context=8000)])
+    machine.engine._slice_ns = 2_000_000
+    machine.engine.turn([submit(2, "keti zuzu momo " * 200, context=8000)])
+    turns = 0
+    while not machine.tokens(2):
+        machine.engine.turn([])
+        turns += 1
+    assert turns > 4
+    assert machine.engine._by_handle
+    assert len(machine.tokens(1)) >= turns - 2
+    machine.run([Cancel(1)])
 
 
 def test_rendering_and_bad_templates(machine: Machine) -> None:
