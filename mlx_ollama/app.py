@@ -14,6 +14,7 @@ from mlx_ollama.library import Library, ready
 from mlx_ollama.link import WorkerLink
 from mlx_ollama.models.store import Store, StoredModel
 from mlx_ollama.policies.access_log import AccessLog
+from mlx_ollama.policies.canonical import Canonical
 from mlx_ollama.policies.decode import Decode
 from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.drain import Drain, InFlight
@@ -79,6 +80,7 @@ def create_gateway(settings: Settings) -> Gateway:
         Middleware(Origin, origins=settings.origins, bind_host=settings.host, allow_of=allow_of),
         Middleware(Errors, refuse_of=refuse_of),
         Middleware(Decode, decoders=DECODERS, max_body=settings.max_body, timeout=settings.body_timeout),
+        Middleware(Canonical, enabled=settings.canonical),
         Middleware(IgnoredOptions, strict=settings.strict),
         Middleware(Drain, in_flight=in_flight),
         Middleware(CancelOnDisconnect, uploads=UPLOADS),

@@ -73,6 +73,10 @@ class Settings:
     prompt_cache_chooser: str = _setting(
         "mlx_ollama.worker.prefix_choice:LeastRecentlyUsed", "which of them go first, as package.module:Class"
     )
+    canonical: bool = _setting(
+        default=True,
+        help_text="take out of system prompts what changes with every request and means nothing to a model",
+    )
     debug: bool = _setting(
         default=False, help_text="say in a header of each answer how much of its prompt was remembered"
     )

@@ -53,6 +53,20 @@ def test_it_goes_out_with_the_first_byte_in_every_dialect(talkative: Server, pat
     assert int(told[1]) > int(told[0])
 
 
+def test_a_billing_header_does_not_spoil_what_is_remembered(talkative: Server) -> None:
+    def ask(checksum: str) -> dict[str, str]:
+        billed = f"x-anthropic-billing-header: cc_version=2.1.37; cc_entrypoint=cli; cch={checksum};"
+        system = [{"type": "text", "text": text} for text in (billed, f"You are kind. {LONG}")]
+        messages = [{"role": "user", "content": "bada"}]
+        body = {"model": "tiny", "max_tokens": 4, "system": system, "messages": messages}
+        return dict(talkative.post("/v1/messages", body).headers)
+
+    told = [ask(checksum) for checksum in ("00abc", "f1234")]
+    assert [headers["x-mlx-ollama-canonical"] for headers in told] == ["removed x-anthropic-billing-header"] * 2
+    assert "differs" not in told[1][HEADER]
+    assert int(_told(told[1][HEADER])["reused"]) > 100
+
+
 def test_nobody_is_told_who_did_not_ask(tiny: Server) -> None:
     assert HEADER not in tiny.post("/api/generate", _body(LONG)).headers
 

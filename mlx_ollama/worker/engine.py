@@ -168,8 +168,8 @@ class Engine:
         deadline = self._clock() + self._slice_ns
         is_idle = not (self._arrived or self._streams)
         outcomes = self._preparing.done(within=BACKGROUND_WAIT_SECONDS if is_idle else 0)
-        for outcome in outcomes:
-            self._begin(outcome, out)
+        for done in outcomes:
+            self._begin(done, out)
         while self._arrived:
             if outcome := self._preparing.begin(self._arrived.popleft()):
                 self._begin(outcome, out)
