@@ -19,6 +19,7 @@ from mlx_ollama.memory.guard import MemoryGuard, Thresholds
 from mlx_ollama.models.store import Store, StoredModel
 from mlx_ollama.peers import Peers
 from mlx_ollama.policies.access_log import AccessLog
+from mlx_ollama.policies.canonical import Canonical
 from mlx_ollama.policies.concurrency import Concurrency, Slots
 from mlx_ollama.policies.deadline import Deadline, Deadlines
 from mlx_ollama.policies.decode import Decode
@@ -38,7 +39,17 @@ from mlx_ollama.policies.rate_limit import RateLimit, Rates
 from mlx_ollama.policies.shortage import Shortage
 from mlx_ollama.policies.slow_readers import SlowReaders
 from mlx_ollama.pool import Pool
-from mlx_ollama.routes import NotFound, Resource, StreamKeepAlive, find, resources, route_of, routes
+from mlx_ollama.routes import (
+    NotFound,
+    Resource,
+    StreamKeepAlive,
+    find,
+    resources,
+    route_of,
+    routes,
+    say_nothing,
+    say_what_was_reused,
+)
 from mlx_ollama.service import Service
 from mlx_ollama.settings import Settings, load
 from mlx_ollama.status.metrics import Metrics
@@ -92,8 +103,9 @@ def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = (), gauge: Mem
     metrics = Metrics(monitor)
     service = Service(library, pool, metrics, default_context=settings.context_length)
     heartbeats = StreamKeepAlive(settings.stream_keep_alive, ndjson=settings.ndjson_keep_alive)
+    describe = say_what_was_reused if settings.debug else say_nothing
     table = {
-        **resources(service, library, heartbeats),
+        **resources(service, library, heartbeats, describe),
         **store_resources(library, body_timeout=settings.body_timeout),
         **status_resources(monitor, metrics, lambda: sum(1 for _ in library.store.names())),
     }
@@ -149,6 +161,8 @@ def _pool(settings: Settings, guard: MemoryGuard) -> Pool:
             device=settings.device,
             prefill_slice=settings.prefill_slice,
             log_level=settings.log_level,
+            prompt_cache_bytes=settings.prompt_cache_bytes,
+            prompt_cache_chooser=settings.prompt_cache_chooser,
             verdict=guard.verdict,
         )
 
@@ -198,6 +212,7 @@ def _policies(
         Middleware(Keys, keys=settings.keys),
         Middleware(InFlightCap, crowd=limits.crowd, paths=DOORS),
         Middleware(Decode, decoders=DECODERS, max_body=settings.max_body, timeout=settings.body_timeout),
+        Middleware(Canonical, enabled=settings.canonical),
         Middleware(Drain, in_flight=in_flight),
         Middleware(RateLimit, rates=limits.rates, peers=Peers(settings.trusted_proxies)),
         Middleware(CancelOnDisconnect, uploads=UPLOADS),

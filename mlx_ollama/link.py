@@ -31,6 +31,7 @@ from mlx_ollama.protocol import (
     Failed,
     Finished,
     Frame,
+    Known,
     Prompt,
     ProtocolError,
     Ready,
@@ -46,7 +47,7 @@ from mlx_ollama.protocol import (
     encode,
 )
 from mlx_ollama.settings import local_only
-from mlx_ollama.types import Delta, Done, Event, Rendered, Usage, Vectors
+from mlx_ollama.types import Delta, Done, Event, Recalled, Rendered, Usage, Vectors
 from mlx_ollama.workerlog import WorkerLog
 
 logger = logging.getLogger(__name__)
@@ -73,10 +74,10 @@ class Mailbox:
     """Events of one request between the worker's frames and the task that sends them on."""
 
     def __init__(self) -> None:
-        self._events: list[Event | Vectors | Exception] = []
+        self._events: list[Event | Recalled | Vectors | Exception] = []
         self._waiter: asyncio.Future[None] | None = None
 
-    def put(self, event: Event | Vectors | Exception) -> None:
+    def put(self, event: Event | Recalled | Vectors | Exception) -> None:
         """Add an event; never waits."""
         self._events.append(event)
         if isinstance(event, Delta) and len(self._events) >= 2 * LARGEST_BACKLOG:
@@ -88,7 +89,7 @@ class Mailbox:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def take(self) -> list[Event | Vectors | Exception]:
+    async def take(self) -> list[Event | Recalled | Vectors | Exception]:
         """Everything that has arrived, at least one event."""
         if not self._events:
             self._waiter = asyncio.get_running_loop().create_future()
@@ -116,7 +117,15 @@ class WorkerLink(asyncio.Protocol):
 
     @classmethod
     async def start(
-        cls, directory: Path, *, device: str, prefill_slice: float, log_level: str, verdict: Verdict
+        cls,
+        directory: Path,
+        *,
+        device: str,
+        prefill_slice: float,
+        log_level: str,
+        prompt_cache_bytes: int,
+        prompt_cache_chooser: str,
+        verdict: Verdict,
     ) -> "WorkerLink":
         """Start a worker on a model directory; `loaded` tells when it can be used, `verdict` judges its end.
 
@@ -133,6 +142,7 @@ class WorkerLink(asyncio.Protocol):
                     *(sys.executable, "-m", "mlx_ollama.worker", "--fd", str(theirs.fileno())),
                     *("--model", str(directory), "--device", device),
                     *("--prefill-slice", str(prefill_slice), "--log-level", log_level),
+                    *("--prompt-cache-bytes", str(prompt_cache_bytes), "--prompt-cache-chooser", prompt_cache_chooser),
                     env=local_only(),
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
@@ -167,8 +177,10 @@ class WorkerLink(asyncio.Protocol):
 
     def generate(
         self, prompt: Prompt, sampling: Sampling, *, want_context: bool, grammar: str = ""
-    ) -> AsyncGenerator[Event, None]:
-        """The events of one answer, the last one `Done`. Closing the generator early cancels the generation.
+    ) -> AsyncGenerator[Event | Recalled, None]:
+        """The events of one answer, the last one `Done`, with `Recalled` in front.
+
+        Closing the generator early cancels the generation.
 
         Raises:
             WorkerError, InvalidRequest, TemplateFailed: as the worker says, or because it died.
@@ -176,7 +188,7 @@ class WorkerLink(asyncio.Protocol):
         request = next(self._ids)
         # Vectors answer nothing but `Embed`.
         answer = self._conversation(request, Submit(request, prompt, sampling, want_context, grammar))
-        return cast("AsyncGenerator[Event, None]", answer)
+        return cast("AsyncGenerator[Event | Recalled, None]", answer)
 
     async def render(self, prompt: Prompt) -> Rendered:
         """The prompt as text, and how many tokens that is.
@@ -253,7 +265,7 @@ class WorkerLink(asyncio.Protocol):
 
     async def _conversation(
         self, request: int, opening: Submit | Render | Embed
-    ) -> AsyncGenerator[Event | Vectors, None]:
+    ) -> AsyncGenerator[Event | Recalled | Vectors, None]:
         mailbox = self._mailboxes[request] = Mailbox()
         finished = False
         try:
@@ -262,7 +274,7 @@ class WorkerLink(asyncio.Protocol):
                 for event in await mailbox.take():
                     if isinstance(event, Exception):
                         raise event
-                    finished = not (event.left if isinstance(event, Vectors) else isinstance(event, Delta))
+                    finished = not (event.left if isinstance(event, Vectors) else isinstance(event, Delta | Recalled))
                     yield event
                     if finished:
                         return
@@ -280,11 +292,13 @@ class WorkerLink(asyncio.Protocol):
         except ProtocolError as error:
             raise InvalidRequest(f"exceeded max depth: {error}") from error
 
-    def _dispatch(self, frame: Frame) -> None:
+    def _dispatch(self, frame: Frame) -> None:  # noqa: C901 - one case for each kind of frame
         match frame:
             case Step(deltas):
                 for request, delta in deltas:
                     self._deliver(request, delta)
+            case Known():
+                self._deliver(frame.id, Recalled(frame.reused, frame.differs_at, frame.was, frame.now))
             case Finished():
                 usage = Usage(frame.prompt_tokens, frame.prompt_ns, frame.eval_tokens, frame.eval_ns)
                 self._deliver(frame.id, Done(frame.reason, usage, frame.context))
@@ -308,7 +322,7 @@ class WorkerLink(asyncio.Protocol):
         if not waiting.done():
             waiting.set_result(freed)
 
-    def _deliver(self, request: int, event: Event | Vectors | Exception) -> None:
+    def _deliver(self, request: int, event: Event | Recalled | Vectors | Exception) -> None:
         mailbox = self._mailboxes.get(request)
         if mailbox is not None:
             mailbox.put(event)

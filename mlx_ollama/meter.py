@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from mlx_ollama.resident import Lease
-from mlx_ollama.types import Delta, Done, Event, Usage
+from mlx_ollama.types import Delta, Done, Event, Recalled, Usage
 
 
 class Meter(Protocol):
@@ -16,14 +16,24 @@ class Meter(Protocol):
         """An answer has begun, so long after its request was taken up; loading counts."""
         ...
 
+    def recalled(self, model: str, tokens: int) -> None:
+        """So many tokens of a prompt were remembered; 0 for none."""
+        ...
+
     def answered(self, model: str, usage: Usage) -> None:
         """A request was answered to its end."""
         ...
 
 
 async def measured(
-    answer: AsyncGenerator[Event, None], meter: Meter, lease: Lease, *, model: str, prompt_tokens: int, entered: int
-) -> AsyncGenerator[Event, None]:
+    answer: AsyncGenerator[Event | Recalled, None],
+    meter: Meter,
+    lease: Lease,
+    *,
+    model: str,
+    prompt_tokens: int,
+    entered: int,
+) -> AsyncGenerator[Event | Recalled, None]:
     """The same events. The meter learns of them, and the lease how much of its claim is used up.
 
     `entered` is in nanoseconds of the monotonic clock, `prompt_tokens` the estimate that the claim was made with.
@@ -32,6 +42,8 @@ async def measured(
     async with aclosing(answer) as events:
         async for event in events:
             match event:
+                case Recalled():
+                    meter.recalled(model, event.reused)
                 case Delta():
                     lease.reached(prompt_tokens + event.position + len(event.tokens))
                     if is_first:

@@ -159,6 +159,20 @@ class Unloadable:
 
 
 @dataclass(frozen=True)
+class Known:
+    """Worker to gateway: reading a prompt begins, and so many of its tokens are known from others.
+
+    `differs_at` is where it parts from the most similar one, which `was` so there and is `now` so; -1 for nowhere.
+    """
+
+    id: int
+    reused: int
+    differs_at: int = -1
+    was: str = ""
+    now: str = ""
+
+
+@dataclass(frozen=True)
 class Step:
     """Worker to gateway: what one step produced."""
 
@@ -220,6 +234,7 @@ Frame = (
     | Embedded
     | Release
     | Released
+    | Known
 )
 _KINDS: tuple[type[Any], ...] = (
     Submit,
@@ -235,6 +250,7 @@ _KINDS: tuple[type[Any], ...] = (
     Embedded,
     Release,
     Released,
+    Known,
 )
 _TAGS = {kind: tag for tag, kind in enumerate(_KINDS)}
 _NAMES = {kind: tuple(part.name for part in fields(kind)) for kind in _KINDS}

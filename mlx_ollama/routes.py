@@ -22,13 +22,15 @@ from mlx_ollama.errors import MlxOllamaError, TemplateFailed
 from mlx_ollama.library import Library
 from mlx_ollama.records import record_of
 from mlx_ollama.service import Events, Service
-from mlx_ollama.types import Chat, Embed, Event, Leased, Show
+from mlx_ollama.types import Chat, Embed, Event, Leased, Recalled, Show
 
 COMPATIBLE_VERSION = "0.33.0"
 """The version of Ollama whose behaviour this is. Clients compare it, so it has no suffix (clients.md, trap 10)."""
 
 CHUNKED_FROM_BYTES = 2048
 """From this size on the reference's bodies are sent in chunks, without a length (wire-spec 0.1)."""
+
+PROMPT_CACHE_HEADER = "x-mlx-ollama-prompt-cache"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -105,17 +107,39 @@ class StreamKeepAlive:
         return 0.0 if answers.stream_headers["content-type"] == NDJSON and not self.ndjson else self.seconds
 
 
+Describe = Callable[[Recalled], Mapping[str, str]]
+"""What the headers of an answer say of its prompt."""
+
+
+def say_nothing(recalled: Recalled) -> Mapping[str, str]:
+    """Without `MLX_API_DEBUG` answers have no header of that."""
+    return {}
+
+
+def say_what_was_reused(recalled: Recalled) -> Mapping[str, str]:
+    """How many tokens of a prompt were remembered, and where it parts from the most similar one."""
+    told = f"reused={recalled.reused}"
+    if recalled.differs_at >= 0:
+        # A header has no room for characters beyond ASCII, nor for line ends.
+        told += f"; differs={recalled.differs_at}; was={recalled.was!a}; now={recalled.now!a}"
+    return {PROMPT_CACHE_HEADER: told}
+
+
 class OpenLine:
     """What a stream has sent so far. Two may send on it, one at a time: the answer, and its heartbeat."""
 
     def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
         self._send = send
-        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._headers = dict(headers)
         self._lock = asyncio.Lock()
         self._clock = asyncio.get_running_loop().time
         self._sent_at = self._clock()
         self.is_open = False
         self.has_spoken = False
+
+    def add_headers(self, headers: Mapping[str, str]) -> None:
+        """More of them; too late once the status is sent."""
+        self._headers |= headers
 
     async def flush(self, piece: bytes) -> None:
         """Send a piece of the answer, and the status before the first one, which may be empty."""
@@ -139,7 +163,8 @@ class OpenLine:
     async def _flush(self, piece: bytes) -> None:
         if not self.is_open:
             self.is_open = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         if piece:
             await self._send({"type": "http.response.body", "body": piece, "more_body": True})
             self._sent_at = self._clock()
@@ -154,8 +179,8 @@ class EventStream(Response):
     take silence for death survive a long prompt; that, too, decides the status.
     """
 
-    def __init__(self, events: Events, answers: Answers, patience: float) -> None:
-        self._events, self._answers, self._patience = events, answers, patience
+    def __init__(self, events: Events, answers: Answers, patience: float, describe: Describe = say_nothing) -> None:
+        self._events, self._answers, self._patience, self._describe = events, answers, patience, describe
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -169,7 +194,7 @@ class EventStream(Response):
             with self._beating(line, is_leased=isinstance(first, Leased)):
                 try:
                     if isinstance(first, Leased):
-                        first = await _next(events)
+                        first = await self._first(line, events)
                     if answers.is_plain(first) and not line.is_open:
                         plain = first
                     else:
@@ -186,6 +211,13 @@ class EventStream(Response):
 
     def _last_words(self, line: OpenLine, message: str) -> bytes:
         return (self._answers.broken if line.has_spoken else self._answers.failed)(message)
+
+    async def _first(self, line: OpenLine, events: Events) -> Event:
+        """The first event that is a part of the answer."""
+        while isinstance(event := await anext(events), Leased):
+            if isinstance(event, Recalled):
+                line.add_headers(self._describe(event))
+        return event
 
     async def _stream(self, line: OpenLine, first: Event, events: Events) -> None:
         await line.flush(self._answers.event(first))
@@ -207,14 +239,9 @@ class EventStream(Response):
             heart.cancel()
 
 
-async def _next(events: Events) -> Event:
-    """The next event that is a part of the answer."""
-    while isinstance(event := await anext(events), Leased):
-        pass
-    return event
-
-
-def resources(service: Service, library: Library, keep_alive: StreamKeepAlive) -> dict[str, Resource]:
+def resources(
+    service: Service, library: Library, keep_alive: StreamKeepAlive, describe: Describe
+) -> dict[str, Resource]:
     """Every path but those of the store."""
 
     async def root(request: Request) -> Response:
@@ -251,7 +278,7 @@ def resources(service: Service, library: Library, keep_alive: StreamKeepAlive) -
         "/api/show": Resource({"POST": show}),
         "/v1/models": Resource({"GET": models}),
         "/v1/models/{model}": Resource({"GET": model}),
-        **{path: Resource({"POST": _asking(service, door, keep_alive)}) for path, door in DOORS.items()},
+        **{path: Resource({"POST": _asking(service, door, keep_alive, describe)}) for path, door in DOORS.items()},
     }
 
 
@@ -260,7 +287,7 @@ def routes(table: Mapping[str, Resource]) -> list[BaseRoute]:
     return [Route(path, resource) for path, resource in table.items()]
 
 
-def _asking(service: Service, door: Door, keep_alive: StreamKeepAlive) -> Endpoint:
+def _asking(service: Service, door: Door, keep_alive: StreamKeepAlive, describe: Describe) -> Endpoint:
     """What is asked of a model through one door, in whatever dialect."""
 
     async def ask(request: Request) -> Response:
@@ -274,10 +301,16 @@ def _asking(service: Service, door: Door, keep_alive: StreamKeepAlive) -> Endpoi
             return JsonResponse(await asyncio.to_thread(answers.vectors, embeddings), answers.whole_headers)
         events = record.watched(service.chat(call) if isinstance(call, Chat) else service.complete(call))
         if call.stream:
-            return EventStream(events, answers, keep_alive.patience(answers))
+            return EventStream(events, answers, keep_alive.patience(answers), describe)
+        whole: list[Event] = []
+        headers = dict(answers.whole_headers)
         async with aclosing(events):
-            whole = [event async for event in events if not isinstance(event, Leased)]
-        return JsonResponse(answers.whole(whole), answers.whole_headers)
+            async for event in events:
+                if isinstance(event, Recalled):
+                    headers |= describe(event)
+                elif not isinstance(event, Leased):
+                    whole.append(event)
+        return JsonResponse(answers.whole(whole), headers)
 
     return ask
 

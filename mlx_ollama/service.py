@@ -201,9 +201,8 @@ class Service:
                         case Done():
                             yield _timed(event, entered, loaded)
                         case Delta(tool_calls=(_, *_)):
-                            yield replace(
-                                event, tool_calls=tuple(_named(call, next(calls)) for call in event.tool_calls)
-                            )
+                            named = tuple(_named(call, next(calls)) for call in event.tool_calls)
+                            yield event._replace(tool_calls=named)
                         case _:
                             yield event
 

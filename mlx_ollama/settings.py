@@ -142,6 +142,19 @@ class Settings:
     policies: tuple[Policy, ...] = _setting(
         (), "policies of your own as package.module:Class, comma separated; their options go into the TOML file"
     )
+    prompt_cache_bytes: int = _setting(
+        1 << 30, "most bytes of prompts and answers that a model remembers, to read only what is new; 0 remembers none"
+    )
+    prompt_cache_chooser: str = _setting(
+        "mlx_ollama.worker.prefix_choice:LeastRecentlyUsed", "which of them go first, as package.module:Class"
+    )
+    canonical: bool = _setting(
+        default=True,
+        help_text="take out of system prompts what changes with every request and means nothing to a model",
+    )
+    debug: bool = _setting(
+        default=False, help_text="say in a header of each answer how much of its prompt was remembered"
+    )
 
     @property
     def models(self) -> Path:

@@ -51,6 +51,8 @@ def check(settings: "Settings", refuse: Complain) -> None:
             if getattr(settings, name) < least:
                 refuse(name, words)
     _check_memory(settings, refuse)
+    if not all(settings.prompt_cache_chooser.partition(":")):
+        refuse("prompt_cache_chooser", "not of the form package.module:Class")
     _check_addresses(settings, refuse)
     _check_access(settings, refuse)
 

@@ -15,6 +15,7 @@ from mlx_ollama.doors import DECODERS, DOORS, last_words_of, refuse_of
 from mlx_ollama.errors import InvalidRequest, MlxOllamaError
 from mlx_ollama.peers import Peers
 from mlx_ollama.policies.access_log import AccessLog
+from mlx_ollama.policies.canonical import Canonical
 from mlx_ollama.policies.concurrency import Concurrency, Slots
 from mlx_ollama.policies.deadline import Deadline, Deadlines
 from mlx_ollama.policies.decode import Decode
@@ -25,9 +26,11 @@ from mlx_ollama.policies.fallback import Fallback
 from mlx_ollama.policies.ignored import IgnoredOptions
 from mlx_ollama.policies.in_flight import Crowd, InFlightCap
 from mlx_ollama.policies.keys import Keys
+from mlx_ollama.policies.measure import Measure
 from mlx_ollama.policies.merge import MergedLists
 from mlx_ollama.policies.origin import Origin
 from mlx_ollama.policies.rate_limit import RateLimit, Rates
+from mlx_ollama.policies.shortage import Shortage
 from mlx_ollama.policies.slow_readers import SlowReaders
 from mlx_ollama.settings import Settings
 from mlx_ollama.store_routes import UPLOADS
@@ -42,9 +45,17 @@ def _slots(queue: int = 0) -> Slots:
     return Slots(2, queue=queue, patience=60.0, message="full: {most}")
 
 
+class _Figures:
+    def request(self, endpoint: str | None, outcome: str, error: BaseException | None) -> None:
+        assert outcome
+
+
 SHIPPED: dict[str, Callable[[], None]] = {
     "AccessLog": lambda: check_policy(AccessLog),
     "Origin": lambda: check_policy(Origin, origins=(), bind_host="127.0.0.1", allow_of=lambda path: "GET"),
+    "Measure": lambda: check_policy(Measure, figures=_Figures(), endpoint_of=lambda path: path),
+    "Shortage": lambda: check_policy(Shortage, alarm=lambda cause: None),
+    "Canonical": lambda: check_policy(Canonical, enabled=True),
     "Errors": lambda: check_policy(Errors, refuse_of=refuse_of),
     "Keys": lambda: check_policy(Keys, keys=("k",), headers={"x-api-key": "k"}),
     "Decode": lambda: check_policy(Decode, decoders=DECODERS, max_body=1 << 20, timeout=1.0),

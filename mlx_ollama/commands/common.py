@@ -38,7 +38,7 @@ def client(settings: Settings) -> "Client":
     # Half of a command's start would be the HTTP client, and most commands need none.
     from mlx_ollama.console.client import Client  # noqa: PLC0415 - see above
 
-    return Client(settings.host, settings.port)
+    return Client(settings.host, settings.port, settings.keys)
 
 
 def registered(model: StoredModel) -> int:

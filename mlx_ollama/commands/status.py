@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 
 from mlx_ollama.commands.common import Commands, complain
+from mlx_ollama.console.client import NoServer, address, authorization
 from mlx_ollama.models.names import ModelName
 from mlx_ollama.settings import Loaded, Settings, help_texts
 
 ANSWER_SECONDS = 10.0
 WATCH_SECONDS = 2.0
 _CLEAR = "\x1b[H\x1b[2J"
-_NEAR = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - to find a server that listens there
 
 
 class Unreachable(Exception):
@@ -80,10 +80,10 @@ def _once(settings: Settings, model: str | None, *, clear: str) -> int:
 
 
 def _report(settings: Settings, model: str | None) -> Report:
-    host = _NEAR.get(settings.host, settings.host)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    url = address(settings.host, settings.port)
+    headers = authorization(settings.keys)
     # A proxy of the environment has no business between a machine and itself.
-    with httpx.Client(base_url=url, timeout=ANSWER_SECONDS, trust_env=False) as client:
+    with httpx.Client(base_url=url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False) as client:
         health = _health(client, url)
         if model is None:
             return Report("\n".join(_about_server(health, url)), health["status"] == "healthy")
@@ -97,9 +97,7 @@ def _health(client: httpx.Client, url: str) -> dict[str, Any]:
     except httpx.TimeoutException as error:
         raise Unreachable(f"the server at {url} does not answer within {ANSWER_SECONDS:g} s") from error
     except httpx.TransportError as error:
-        raise Unreachable(
-            f"no server answers at {url}: start one with `mlx-ollama serve`, or name another with --host and --port"
-        ) from error
+        raise Unreachable(str(NoServer(url))) from error
     except ValueError:
         health = None
     if not (isinstance(health, dict) and health.get("service") == "mlx-ollama"):

@@ -1,6 +1,6 @@
 """The server, as the commands that need one speak with it: Ollama's API over HTTP."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -36,14 +36,14 @@ class Refused(MlxOllamaError):
 class Client:
     """Requests to one server, for as long as the `with` block lasts.
 
-    Loading a model and reading a long prompt take their time: nothing but connecting is timed.
+    The first of `keys` is shown to it, where there are some. Loading a model and reading a long prompt take their time: nothing but connecting is timed.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, keys: Sequence[str] = ()) -> None:
         self.url = address(host, port)
         timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
         # A proxy of the environment has no business between a machine and itself.
-        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
+        self._http = httpx.Client(base_url=self.url, headers=authorization(keys), timeout=timeout, trust_env=False)
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +100,11 @@ def address(host: str, port: int) -> str:
     """Where a server that listens on `host` is found from this machine: every interface includes the loopback."""
     near = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - to recognise it
     return f"http://{f'[{near}]' if ':' in near else near}:{port}"
+
+
+def authorization(keys: Sequence[str]) -> dict[str, str]:
+    """The header that shows the first of the server's keys; none where there are no keys."""
+    return {"authorization": f"Bearer {keys[0]}"} if keys else {}
 
 
 def _object(content: bytes, status: int) -> dict[str, Any]:

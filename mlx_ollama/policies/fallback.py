@@ -7,14 +7,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_ollama.dialects.answers import NDJSON, SSE
-from mlx_ollama.errors import LoadFailed, MlxOllamaError, ModelNotFound, Overloaded, UpstreamDown
+from mlx_ollama.errors import LoadFailed, MlxOllamaError, ModelNotFound, OutOfMemory, Overloaded, UpstreamDown
 from mlx_ollama.types import Call, Embed, Generation, Show
 from mlx_ollama.upstream import HOP_HEADER, Upstream, answered_headers
 
 logger = logging.getLogger(__name__)
 
 SERVED_BY = "x-mlx-ollama-served-by"
-ELSEWHERE: tuple[type[MlxOllamaError], ...] = (ModelNotFound, Overloaded, LoadFailed)
+ELSEWHERE: tuple[type[MlxOllamaError], ...] = (ModelNotFound, Overloaded, LoadFailed, OutOfMemory)
 """The refusals after which another server may well have an answer."""
 
 _MODELS = "/v1/models/"

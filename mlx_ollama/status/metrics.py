@@ -26,6 +26,7 @@ _POLICIES: dict[type[errors.MlxOllamaError], str] = {
     errors.Overloaded: "concurrency",
     errors.RateLimited: "rate_limit",
     errors.DeadlinePassed: "deadline",
+    errors.Unauthorized: "keys",
     errors.TooLarge: "body_size",
     errors.TooSlow: "body_timeout",
     errors.LimitReached: "other",
@@ -44,6 +45,8 @@ class Metrics:
         self._requests = self._counter("requests", "Requests by endpoint and outcome.", "endpoint", "outcome")
         self._refusals = self._counter("refusals", "Requests that a policy refused.", "policy")
         self._tokens = self._counter("tokens", "Tokens read in prompts and generated.", "model", "kind")
+        self._prompts = self._counter("prompts", "Prompts by whether a beginning was remembered.", "model", "cache")
+        self._reused = self._counter("prompt_tokens_reused", "Tokens of prompts that were remembered.", "model")
         self._first_token = Histogram(
             f"{PREFIX}_time_to_first_token_seconds",
             "From a request's taking up to its first token; loading counts.",
@@ -61,6 +64,11 @@ class Metrics:
     def first_token(self, model: str, seconds: float) -> None:
         """An answer has begun (meter.py)."""
         self._first_token.labels(self._label(model)).observe(seconds)
+
+    def recalled(self, model: str, tokens: int) -> None:
+        """So much of a prompt was remembered (meter.py)."""
+        self._prompts.labels(self._label(model), "hit" if tokens else "miss").inc()
+        self._reused.labels(self._label(model)).inc(tokens)
 
     def answered(self, model: str, usage: Usage) -> None:
         """A request was answered to its end (meter.py)."""

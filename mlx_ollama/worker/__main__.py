@@ -53,9 +53,15 @@ def _build(arguments: argparse.Namespace, outbox: SocketOutbox) -> "tuple[Ready,
     from mlx_ollama.worker import device as devices  # noqa: PLC0415 - see above
 
     device = devices.select(arguments.device)
-    from mlx_ollama.worker.build import build  # noqa: PLC0415 - see above
+    from mlx_ollama.worker.build import PromptCache, build  # noqa: PLC0415 - see above
 
-    return build(arguments.model, device, outbox.send, prefill_slice=arguments.prefill_slice)
+    return build(
+        arguments.model,
+        device,
+        outbox.send,
+        prefill_slice=arguments.prefill_slice,
+        prompt_cache=PromptCache(arguments.prompt_cache_bytes, arguments.prompt_cache_chooser),
+    )
 
 
 def _parse() -> argparse.Namespace:
@@ -64,6 +70,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--prefill-slice", type=float, default=0.25)
+    parser.add_argument("--prompt-cache-bytes", type=int, default=0)
+    parser.add_argument("--prompt-cache-chooser", default="mlx_ollama.worker.prefix_choice:LeastRecentlyUsed")
     parser.add_argument("--log-level", default="info")
     return parser.parse_args()
 

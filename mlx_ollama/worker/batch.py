@@ -1,13 +1,14 @@
 """Decoding many streams together. The only module that knows mlx-lm's batch engine, and only its public names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, generate_step
-from mlx_lm.models.cache import make_prompt_cache
 
+from mlx_ollama.worker.groups import Groups
+from mlx_ollama.worker.kv import Cache, can_merge, new_cache
 from mlx_ollama.worker.sampling import Processor, Sampler, greedy
 
 LARGEST_BATCH = 32
@@ -18,19 +19,26 @@ class Joining:
     """A stream whose prompt has been read but for its last token. `limit` is the most tokens to sample."""
 
     tokens: Sequence[int]
-    cache: list[Any]
+    cache: Cache
     sampler: Sampler
     processors: list[Processor]
     limit: int
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """One token of one stream. `ended` means that the stream has left the batch."""
+class Left(NamedTuple):
+    """What a stream leaves behind: its tokens, prompt and answer, and what the model remembers of them."""
+
+    tokens: Sequence[int]
+    cache: Cache
+
+
+class Sampled(NamedTuple):
+    """One token of one stream. `ended` means that the stream has left the batch; `left` is what it may leave then."""
 
     handle: int
     token: int
     ended: bool
+    left: Left | None = None
 
 
 class Batch(Protocol):
@@ -42,16 +50,22 @@ class Batch(Protocol):
 
     def step(self) -> list[Sampled]: ...
 
-    def leave(self, handles: Sequence[int]) -> None: ...
+    def leave(self, handle: int) -> Left | None: ...
 
     def close(self) -> None: ...
 
 
-def make_batch(model: Any, end_tokens: frozenset[int]) -> Batch:
-    """The batch that a model's kind of cache allows."""
-    if all(hasattr(layer, "merge") for layer in make_prompt_cache(model)):
-        return ContinuousBatch(model, end_tokens)
-    return SerialBatch(model, end_tokens)
+def make_batch(model: Any, end_tokens: frozenset[int], made: Callable[[], None] = lambda: None) -> Batch:
+    """The batch that a model's kind of cache allows. `made` is called whenever another of mlx-lm's was made."""
+    if not can_merge(new_cache(model)):
+        return SerialBatch(model, end_tokens)
+
+    def make() -> Batch:
+        batch = ContinuousBatch(model, end_tokens)
+        made()
+        return batch
+
+    return Groups(make)
 
 
 class ContinuousBatch:
@@ -87,14 +101,21 @@ class ContinuousBatch:
     def step(self) -> list[Sampled]:
         """One token for each stream that decodes."""
         _, responses = self._generator.next()
-        sampled = [Sampled(response.uid, response.token, response.finish_reason is not None) for response in responses]
-        self._handles.difference_update(token.handle for token in sampled if token.ended)
+        sampled = []
+        for response in responses:
+            if response.finish_reason is None:
+                sampled.append(Sampled(response.uid, response.token, ended=False))
+            else:
+                left = Left(response.all_tokens, response.prompt_cache)
+                sampled.append(Sampled(response.uid, response.token, ended=True, left=left))
+                self._handles.discard(response.uid)
         return sampled
 
-    def leave(self, handles: Sequence[int]) -> None:
-        """Drop streams at once."""
-        self._generator.remove(list(handles))
-        self._handles.difference_update(handles)
+    def leave(self, handle: int) -> Left | None:
+        """Drop a stream at once."""
+        self._handles.discard(handle)
+        left = self._generator.remove([handle], return_prompt_caches=True).get(handle)
+        return Left(left[1], left[0]) if left else None
 
     def close(self) -> None:
         self._generator.close()
@@ -128,19 +149,19 @@ class SerialBatch:
         for handle, tokens in self._running.items():
             token, ended = next(tokens)
             if ended:
-                self.leave([handle])
+                self.leave(handle)
             return [Sampled(handle, token, ended)]
         return []
 
-    def leave(self, handles: Sequence[int]) -> None:
-        """Drop streams at once."""
-        for handle in handles:
-            self._waiting.pop(handle, None)
-            if (tokens := self._running.pop(handle, None)) is not None:
-                tokens.close()
+    def leave(self, handle: int) -> None:
+        """Drop a stream at once. Only its prompt is remembered."""
+        self._waiting.pop(handle, None)
+        if (tokens := self._running.pop(handle, None)) is not None:
+            tokens.close()
 
     def close(self) -> None:
-        self.leave([*self._waiting, *self._running])
+        for handle in [*self._waiting, *self._running]:
+            self.leave(handle)
 
     def _decode(self, stream: Joining) -> Any:
         steps = generate_step(

@@ -1,6 +1,8 @@
 """Puts a worker together from a model directory."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,34 +18,46 @@ if TYPE_CHECKING:
 Send = Callable[[list[Frame]], None]
 
 
+@dataclass(frozen=True)
+class PromptCache:
+    """How much of what was read is remembered: bytes, and the name of the chooser of what goes first."""
+
+    budget: int
+    chooser: str
+
+
 def build(
-    directory: Path, device: Device, send: Send, *, prefill_slice: float
+    directory: Path, device: Device, send: Send, *, prefill_slice: float, prompt_cache: PromptCache
 ) -> "tuple[Ready, Engine] | tuple[Ready, EmbedEngine]":
     """Load the model in `directory` onto the chosen device, and what it is there for: generating or embedding.
 
     Raises:
-        LoadError, LoadFailed: with a reason that a user understands.
+        LoadError, LoadFailed, NotAChooser: with a reason that a user understands.
     """
     embedder = _embedder(directory)
     if embedder is not None:
         return _build_embedder(directory, embedder, device, send, slice_seconds=prefill_slice)
-    return _build_generator(directory, device, send, prefill_slice=prefill_slice)
+    return _build_generator(directory, device, send, prefill_slice, prompt_cache)
 
 
-def _build_generator(directory: Path, device: Device, send: Send, *, prefill_slice: float) -> "tuple[Ready, Engine]":
+def _build_generator(
+    directory: Path, device: Device, send: Send, prefill_slice: float, prompt_cache: PromptCache
+) -> "tuple[Ready, Engine]":
     # Each kind of worker imports only what it needs: mlx-lm and, behind it, transformers take a second.
     from mlx_ollama.worker.batch import Batch, make_batch  # noqa: PLC0415 - see above
     from mlx_ollama.worker.engine import Engine  # noqa: PLC0415 - see above
     from mlx_ollama.worker.load import load  # noqa: PLC0415 - see above
+    from mlx_ollama.worker.prefix_choice import chooser  # noqa: PLC0415 - see above
+    from mlx_ollama.worker.prefixes import Prefixes  # noqa: PLC0415 - see above
     from mlx_ollama.worker.tokenizer import Tokenizer  # noqa: PLC0415 - see above
 
+    prefixes = Prefixes(prompt_cache.budget, chooser(prompt_cache.chooser))
     loaded = load(directory, device=device.kind)
 
     def new_batch() -> Batch:
-        batch = make_batch(loaded.model, loaded.eos_token_ids)
         # After each batch, since each wires all that the GPU recommends.
-        limit_wired_memory(device, loaded.weight_bytes)
-        return batch
+        made = partial(limit_wired_memory, device, loaded.weight_bytes)
+        return make_batch(loaded.model, loaded.eos_token_ids, made)
 
     engine = Engine(
         loaded.model,
@@ -52,6 +66,7 @@ def _build_generator(directory: Path, device: Device, send: Send, *, prefill_sli
         send,
         prefill_slice=prefill_slice,
         new_batch=new_batch,
+        prefixes=prefixes,
     )
     # Models with more than text keep the numbers of their text part to themselves.
     text_config = loaded.config.get("text_config") or {}

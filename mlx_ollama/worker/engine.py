@@ -16,6 +16,7 @@ from mlx_ollama.protocol import (
     Failure,
     Finished,
     Frame,
+    Known,
     Piece,
     Release,
     Render,
@@ -23,13 +24,15 @@ from mlx_ollama.protocol import (
     Step,
     Submit,
 )
-from mlx_ollama.worker.batch import LARGEST_BATCH, Batch, Joining, Sampled
+from mlx_ollama.worker.batch import LARGEST_BATCH, Batch, Joining, Left, Sampled
 from mlx_ollama.worker.failure import failure_of
 from mlx_ollama.worker.grammar import Grammars
 from mlx_ollama.worker.likelihood import Likelihood
 from mlx_ollama.worker.parse.choice import make_parser
 from mlx_ollama.worker.prefill import Prefill, Reading
-from mlx_ollama.worker.prompt import render, tokenize
+from mlx_ollama.worker.prefixes import Prefixes
+from mlx_ollama.worker.preparing import Outcome, Prepared, Preparing, Ready
+from mlx_ollama.worker.prompt import kind_of
 from mlx_ollama.worker.sampling import make_processors, make_sampler
 from mlx_ollama.worker.spare import release
 from mlx_ollama.worker.stream import EndReason, Stream
@@ -50,8 +53,15 @@ cost the decoder one step in twenty.
 """
 
 
-GRAMMAR_WAIT_SECONDS = 0.02
-"""How long an engine with nothing else to do waits for a grammar before it looks for frames again."""
+BRIEF = 5
+"""While others decode, a slice of reading has this part of its time at most..."""
+
+STEPS_A_SLICE = 3
+"""...or that of so many steps, where they are slow: else reading would hardly get on between them."""
+
+
+BACKGROUND_WAIT_SECONDS = 0.02
+"""How long an engine with nothing else to do waits for a grammar or a long prompt before it looks for frames again."""
 
 
 class Inbox(Protocol):
@@ -64,8 +74,8 @@ class Inbox(Protocol):
 class Engine:
     """Owns the model and every stream on it; all of its methods run on the one MLX thread of the process.
 
-    `send` takes the frames of one turn of the loop, `new_batch` makes an empty batch. `prefill_slice` is in seconds,
-    `clock` counts nanoseconds.
+    `send` takes the frames of one turn of the loop, `new_batch` makes an empty batch, `prefixes` remembers what was
+    read. `prefill_slice` is in seconds, `clock` counts nanoseconds.
     """
 
     def __init__(
@@ -77,6 +87,7 @@ class Engine:
         *,
         prefill_slice: float,
         new_batch: Callable[[], Batch],
+        prefixes: Prefixes | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._tokenizer = tokenizer
@@ -85,15 +96,19 @@ class Engine:
         self._clock = clock
         self._slice_ns = int(prefill_slice * 1e9)
         self._new_batch = new_batch
-        self._prefill = Prefill(model, budget=prefill_slice, clock=lambda: clock() / 1e9)
+        self._prefixes = Prefixes(0) if prefixes is None else prefixes
+        self._prefill = Prefill(model, self._prefixes, clock=lambda: clock() / 1e9)
+        self._preparing = Preparing(tokenizer, needs_marks=self._prefill.needs_marks, clock=clock)
         self._grammars = Grammars(tokenizer, end_tokens)
         self._batch = new_batch()
         self._arrived: deque[Submit | Render] = deque()
         self._streams: dict[int, Stream] = {}
         self._read: list[Reading] = []
         self._by_handle: dict[int, Stream] = {}
+        self._known: list[Frame] = []
         self._held: list[Piece] = []
         self._sent = 0
+        self._step_ns = 0
 
     def run(self, inbox: Inbox) -> None:
         """Serve for ever; the process ends from outside."""
@@ -103,7 +118,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether there is anything to do before the next frame arrives."""
-        return bool(self._streams or self._arrived)
+        return bool(self._streams or self._arrived or self._preparing)
 
     def turn(self, arrived: Iterable[Frame]) -> None:
         """One round: arrivals, one budget of prefill, one decode step, one write."""
@@ -125,13 +140,14 @@ class Engine:
             self._send(out)
 
     def _due(self) -> bool:
-        """Whether held pieces have to go: the first of a stream always, the others once an interval."""
-        began = any(delta.position == 0 for _, delta in self._held)
-        return began or self._clock() - self._sent >= FRAME_INTERVAL_NS
+        """Whether what is held has to go: the first words of a stream always, the others once an interval."""
+        began = any(delta.position == 0 for _, delta in self._held) or (self._known and self._prefill)
+        return bool(began) or self._clock() - self._sent >= FRAME_INTERVAL_NS
 
     def _send_held(self) -> None:
-        if self._held:
-            self._send([Step(tuple(self._held))])
+        if self._known or self._held:
+            self._send([*self._known, *([Step(tuple(self._held))] if self._held else [])])
+            self._known.clear()
             self._held.clear()
             self._sent = self._clock()
 
@@ -142,7 +158,7 @@ class Engine:
             case Cancel():
                 self._cancel(frame.id, out)
             case Release():
-                out.append(release(frame))
+                out.append(release(frame, self._prefixes.release))
             case Embed():
                 out.append(Failed(frame.id, "failed", "this model generates text, it has no embeddings"))
             case _:
@@ -151,29 +167,35 @@ class Engine:
     def _prepare(self, out: list[Frame]) -> None:
         """Render and tokenise what has arrived, for one slice of time, so that running answers wait no longer."""
         deadline = self._clock() + self._slice_ns
+        is_idle = not (self._arrived or self._streams)
+        outcomes = self._preparing.done(within=BACKGROUND_WAIT_SECONDS if is_idle else 0)
+        for done in outcomes:
+            self._begin(done, out)
         while self._arrived:
-            frame = self._arrived.popleft()
-            self._alone(frame.id, partial(self._begin, frame, out), out)
+            if outcome := self._preparing.begin(self._arrived.popleft()):
+                self._begin(outcome, out)
             if self._clock() >= deadline:
                 break
 
-    def _begin(self, frame: Submit | Render, out: list[Frame]) -> None:
-        if isinstance(frame, Render):
-            text = render(frame.prompt, self._tokenizer)
-            out.append(RenderedPrompt(frame.id, text, len(self._tokenizer.encode(text))))
-        else:
-            self._submit(frame)
+    def _begin(self, outcome: Outcome, out: list[Frame]) -> None:
+        request, prepared = outcome
+        self._alone(request, lambda: self._take_up(prepared(), out), out)
 
-    def _submit(self, frame: Submit) -> None:
-        submitted = self._clock()
-        prompt = tokenize(frame.prompt, self._tokenizer)
+    def _take_up(self, prepared: Prepared, out: list[Frame]) -> None:
+        if isinstance(prepared, RenderedPrompt):
+            out.append(prepared)
+        else:
+            self._submit(prepared)
+
+    def _submit(self, ready: Ready) -> None:
+        frame, prompt = ready.frame, ready.prompt
         sampling = frame.sampling
         self._streams[frame.id] = Stream(
             frame.id,
             prompt,
             _limit(frame, len(prompt.fed)),
             frame.want_context,
-            submitted,
+            ready.came,
             TextStream(sampling.stop),
             make_parser(frame.prompt, self._tokenizer, prompt.text),
             make_sampler(sampling),
@@ -181,10 +203,11 @@ class Engine:
             likelihood=None
             if sampling.logprobs is None
             else Likelihood(sampling.logprobs, self._tokenizer.token_bytes),
+            kind=kind_of(frame.prompt),
             schema=frame.grammar,
             grammar=self._grammars.compile(frame.grammar) if frame.grammar else None,
         )
-        self._prefill.add(frame.id, prompt.fed)
+        self._prefill.add(frame.id, prompt.fed, self._streams[frame.id].kind, ready.marks)
 
     def _alone(self, request: int, work: Callable[[], None], out: list[Frame]) -> None:
         """Do work for one request: tokenizers, templates and grammars are strangers' code, and may fail it alone."""
@@ -202,6 +225,7 @@ class Engine:
 
     def _cancel(self, request: int, out: list[Frame]) -> None:
         self._arrived = deque(frame for frame in self._arrived if frame.id != request)
+        self._preparing.cancel(request)
         stream = self._streams.pop(request, None)
         if stream is None:
             return
@@ -215,11 +239,28 @@ class Engine:
             self._together(lambda: self._leave_batch(stream), out)
 
     def _read_prompts(self, out: list[Frame]) -> None:
-        for reading in self._prefill.advance(LARGEST_BATCH - len(self._batch) - len(self._read)):
+        room = LARGEST_BATCH - len(self._batch) - len(self._read)
+        begun, complete = self._prefill.advance(room, self._reading_time() / 1e9)
+        self._known += map(self._told, begun)
+        for reading in complete:
             if reading.failure:
                 self._fail(reading.id, reading.failure_kind, reading.failure, out)
             else:
                 self._read.append(reading)
+
+    def _reading_time(self) -> int:
+        """Nanoseconds until the next step; answers under way go on in between, and neither starves the other."""
+        if not self._batch:
+            return self._slice_ns
+        return min(self._slice_ns, max(self._slice_ns // BRIEF, STEPS_A_SLICE * self._step_ns))
+
+    def _told(self, reading: Reading) -> Known:
+        """What is known of a prompt whose reading begins."""
+        where = reading.difference
+        if where is None:
+            return Known(reading.id, reading.reused)
+        was, now = (self._tokenizer.decode([token]) for token in (where.was, where.now))
+        return Known(reading.id, reading.reused, where.at, was, now)
 
     def _join(self, out: list[Frame]) -> None:
         """Let streams into the batch whose prompts are read and whose grammars are ready."""
@@ -233,7 +274,7 @@ class Engine:
             self._alone(stream.id, partial(stream.prepare, self._tokenizer, self._end_tokens), out)
         self._together(lambda: self._enter([reading for reading in ready if reading.id in self._streams]), out)
         if self._read and not (ready or self._batch or self._prefill):
-            time.sleep(GRAMMAR_WAIT_SECONDS)
+            time.sleep(BACKGROUND_WAIT_SECONDS)
 
     def _enter(self, ready: list[Reading]) -> None:
         streams = [self._streams[reading.id] for reading in ready]
@@ -248,7 +289,9 @@ class Engine:
 
     def _decode(self, out: list[Frame]) -> None:
         sampled: list[Sampled] = []
+        began = self._clock()
         self._together(lambda: sampled.extend(self._batch.step()), out)
+        self._step_ns = self._clock() - began
         for token in sampled:
             stream = self._by_handle[token.handle]
             self._alone(stream.id, partial(self._take, stream, token, out), out)
@@ -265,6 +308,8 @@ class Engine:
         if (delta := stream.take()) is not None:
             self._held.append((stream.id, delta))
         if reason:
+            if sampled.left:
+                self._remember(stream, sampled.left)
             out.append(self._finish(stream, reason))
 
     def _finish(self, stream: Stream, reason: EndReason) -> Finished:
@@ -290,7 +335,12 @@ class Engine:
     def _leave_batch(self, stream: Stream) -> None:
         if stream.handle in self._by_handle:
             del self._by_handle[stream.handle]
-            self._batch.leave([stream.handle])
+            if (left := self._batch.leave(stream.handle)) is not None:
+                self._remember(stream, left)
+
+    def _remember(self, stream: Stream, left: Left) -> None:
+        """The next turn of a conversation begins with this one."""
+        self._prefixes.keep(stream.kind, left.tokens, left.cache)
 
     def _together(self, work: Callable[[], None], out: list[Frame]) -> None:
         """Do work on the whole batch.

@@ -1,17 +1,14 @@
 """Reading prompts in slices of bounded time, so that running answers and cancellations never wait long."""
 
 import logging
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
-
-import mlx.core as mx
-from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from mlx_ollama.protocol import Failure
 from mlx_ollama.worker.failure import failure_of
+from mlx_ollama.worker.kv import Cache, copied, is_plain, new_cache, read, read_rows
+from mlx_ollama.worker.prefixes import Difference, Prefixes
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +25,22 @@ GROWTH = 4
 class Reading:
     """A prompt under way.
 
-    `cache` holds the keys and values of `tokens[:position]`. The last token is never read here: decoding begins with
-    it. `failure` says why reading had to be given up; `alone` forbids to read it together with others.
+    `cache` holds what the model remembers of `tokens[:position]`. The last token is never read here: decoding begins
+    with it. `key` is what prompts must share besides tokens to know of each other; `marks` are positions in rising
+    order at which the cache is remembered, because it cannot be shortened to them later. `reused` tokens were known,
+    and `difference` is where they end. `failure` says why reading had to be given up; `alone` forbids to read it
+    together with others.
     """
 
     id: int
     tokens: list[int]
-    cache: list[Any] = field(default_factory=list)
+    cache: Cache = field(default_factory=list)
     position: int = 0
+    key: str = ""
+    marks: Sequence[int] = ()
+    reused: int = 0
+    difference: Difference | None = None
+    has_begun: bool = False
     failure: str = ""
     failure_kind: Failure = "failed"
     alone: bool = False
@@ -44,103 +49,149 @@ class Reading:
     def remaining(self) -> int:
         return len(self.tokens) - 1 - self.position
 
+    @property
+    def until_mark(self) -> int:
+        """How many tokens may be read in one slice."""
+        end = len(self.tokens) - 1
+        return next((mark for mark in self.marks if self.position < mark < end), end) - self.position
+
 
 class Prefill:
-    """The prompts that are being read, in turn.
+    """The prompts that are being read.
 
-    `budget` is the time in seconds after which `advance` returns; it bounds each slice by the speed measured last.
+    The shortest goes first, and as a prompt gets shorter while it is read, what is begun is finished. But whoever has
+    waited longest is given as much time as those who overtake. `clock` counts seconds.
     """
 
-    def __init__(self, model: Any, *, budget: float, clock: Callable[[], float]) -> None:
+    def __init__(self, model: Any, prefixes: Prefixes, *, clock: Callable[[], float]) -> None:
         self._model = model
-        self._budget = budget
+        self._prefixes = prefixes
         self._clock = clock
-        self._queue: deque[Reading] = deque()
+        self._queue: list[Reading] = []
+        self._owed = 0.0
+        self.needs_marks = prefixes.is_on and not is_plain(new_cache(model))
         self._seconds_per_token = 0.0
         self._longest_slice = 0
 
     def __len__(self) -> int:
         return len(self._queue)
 
-    def add(self, id: int, tokens: list[int]) -> None:  # noqa: A002 - it is one
-        self._queue.append(Reading(id, tokens, make_prompt_cache(self._model)))
+    def add(self, id: int, tokens: list[int], key: str = "", marks: Sequence[int] = ()) -> None:  # noqa: A002 - it is one
+        reading = Reading(id, tokens, new_cache(self._model), key=key, marks=marks)
+        self._recall(reading)
+        self._queue.append(reading)
 
     def remove(self, id: int) -> bool:  # noqa: A002 - it is one
-        """Forget a prompt; says whether it was here."""
-        before = len(self._queue)
-        self._queue = deque(reading for reading in self._queue if reading.id != id)
-        return len(self._queue) < before
+        """Forget a prompt, though not what was read of it; says whether it was here."""
+        found = [reading for reading in self._queue if reading.id == id]
+        for reading in found:
+            if reading is self._queue[0]:
+                self._owed = 0.0
+            self._queue.remove(reading)
+            self._remember(reading)
+        return bool(found)
 
-    def advance(self, most: int) -> list[Reading]:
-        """Read for one budget of time at most; return the prompts that are complete, or have failed.
+    def advance(self, most: int, budget: float) -> tuple[list[Reading], list[Reading]]:
+        """Read for `budget` seconds at most; return the prompts that were begun, and those complete or failed.
 
-        `most` is how many may be under way at once: each holds a cache.
+        `most` is how many may be under way at once: each holds a cache. The budget bounds each slice by the speed
+        measured last.
         """
-        deadline = self._clock() + self._budget
+        deadline = self._clock() + budget
+        begun: list[Reading] = []
         complete: list[Reading] = []
-        while self._queue and len(complete) < most:
-            if len(together := self._short_ones(most - len(complete), deadline - self._clock())) > 1:
-                complete += self._try_together(together)
-            else:
-                reading = self._queue.popleft()
-                if reading.remaining:
-                    self._try_slice(reading, deadline - self._clock())
-                if reading.remaining and not reading.failure:
-                    # The next in line has its turn: a short prompt need not wait for the whole of a long one.
-                    self._queue.insert(most - len(complete) - 1, reading)
-                else:
-                    complete.append(reading)
+        while len(complete) < most and (chosen := self._choose(most - len(complete), deadline - self._clock())):
+            begun += [reading for reading in chosen if not reading.has_begun]
+            for reading in chosen:
+                self._begin(reading)
+            complete += self._in_turn(chosen, deadline)
             if self._clock() + self._seconds_per_token * SHORTEST_SLICE_TOKENS >= deadline:
                 break
-        return complete
+        return begun, complete
 
-    def _short_ones(self, most: int, seconds: float) -> list[Reading]:
-        """Take the short prompts at the head of the queue, whose reading is not begun, out of it: one pass for all.
+    def _choose(self, most: int, seconds: float) -> list[Reading]:
+        """Whose turn it is: several short prompts together, or one."""
+        is_full = sum(reading.has_begun for reading in self._queue) >= most
+        waiting = [reading for reading in self._queue if reading.has_begun or not is_full]
+        if not waiting:
+            return []
+        oldest = waiting[0]
+        by_length = [oldest] if self._owed > 0 else sorted(waiting, key=lambda reading: reading.remaining)
+        return self._short_ones(by_length[:most], seconds) or by_length[:1]
+
+    def _in_turn(self, chosen: list[Reading], deadline: float) -> list[Reading]:
+        """Read of these, and keep account of what the oldest is owed."""
+        oldest, started = self._queue[0], self._clock()
+        done = self._read(chosen, deadline - started)
+        spent = self._clock() - started
+        self._owed = max(0.0, self._owed - spent) if oldest in chosen else self._owed + spent
+        if oldest in done:
+            self._owed = 0.0
+        return done
+
+    def _short_ones(self, by_length: list[Reading], seconds: float) -> list[Reading]:
+        """Short prompts whose reading is not begun, as many as one pass may hold.
 
         A pass over the weights is what reading them costs, however few tokens there are. Only plain caches can be told
         apart afterwards.
         """
         limit = min(SHARED_SLICE_TOKENS, self._affordable(seconds))
         together: list[Reading] = []
-        width = 0
-        for reading in islice(self._queue, most):
-            width = max(width, reading.remaining)
-            if not _can_share(reading) or width * (len(together) + 1) > limit:
+        for reading in filter(_can_share, by_length):
+            if reading.remaining * (len(together) + 1) > limit:
                 break
             together.append(reading)
-        if len(together) > 1:
-            for _ in together:
-                self._queue.popleft()
-        return together
+        return together if len(together) > 1 else []
 
-    def _try_together(self, readings: list[Reading]) -> list[Reading]:
-        """The same prompts, read; none if that failed, and each is then tried alone."""
-        try:
-            self._read_together(readings)
-        except Exception:
-            logger.exception("%d requests could not be read together", len(readings))
-            for reading in readings:
-                reading.position, reading.alone = 0, True
-                reading.cache = make_prompt_cache(self._model)
-            self._queue.extendleft(reversed(readings))
-            return []
-        return readings
+    def _begin(self, reading: Reading) -> None:
+        """Look again what is known of a prompt: another like it may have been read while it waited."""
+        if not reading.has_begun:
+            reading.has_begun = True
+            self._recall(reading)
 
-    def _read_together(self, readings: list[Reading]) -> None:
-        """Read whole prompts in one pass, padded at their ends: nothing that comes later changes what came before."""
+    def _recall(self, reading: Reading) -> None:
+        known = self._prefixes.recall(reading.key, reading.tokens)
+        reading.difference = known.difference
+        if known.cache is not None and known.length > reading.position:
+            reading.cache, reading.position, reading.reused = known.cache, known.length, known.length
+
+    def _remember(self, reading: Reading) -> None:
+        if reading.position > reading.reused:
+            self._prefixes.keep(reading.key, reading.tokens[: reading.position], copied(reading.cache))
+
+    def _read(self, chosen: list[Reading], seconds: float) -> list[Reading]:
+        """Read of these; return those that are done with."""
+        if len(chosen) > 1 and all(map(_can_share, chosen)):
+            if not self._try_together(chosen):
+                return []
+        else:
+            # Something may just have turned out to be known of one of several: they have their turns then.
+            del chosen[1:]
+            if chosen[0].remaining:
+                self._try_slice(chosen[0], seconds)
+        done = [reading for reading in chosen if reading.failure or not reading.remaining]
+        for reading in done:
+            self._queue.remove(reading)
+            if not reading.failure:
+                self._remember(reading)
+        return done
+
+    def _try_together(self, readings: list[Reading]) -> bool:
+        """Read whole prompts in one pass; if that fails, each is tried alone later."""
         started = self._clock()
         width = max(reading.remaining for reading in readings)
         rows = [reading.tokens[:-1] + [0] * (width - reading.remaining) for reading in readings]
-        shared = [KVCache() for _ in readings[0].cache]
-        self._model(mx.array(rows), cache=shared)
-        for row, reading in enumerate(readings):
-            count = reading.remaining
-            for own, layer in zip(reading.cache, shared, strict=True):
-                keys, values = (part[row : row + 1, :, :count] for part in (layer.keys, layer.values))
-                own.state = mx.contiguous(keys), mx.contiguous(values), count
-            reading.position = count
-        mx.eval([layer.state for reading in readings for layer in reading.cache])
+        try:
+            read_rows(self._model, rows, [r.cache for r in readings], [r.remaining for r in readings])
+        except Exception:
+            logger.exception("%d requests could not be read together", len(readings))
+            for reading in readings:
+                reading.cache, reading.alone = new_cache(self._model), True
+            return False
+        for reading in readings:
+            reading.position = len(reading.tokens) - 1
         self._learn(width * len(readings), self._clock() - started)
+        return True
 
     def _try_slice(self, reading: Reading, seconds: float) -> None:
         try:
@@ -151,13 +202,13 @@ class Prefill:
             reading.failure, reading.failure_kind = f"{type(error).__name__}: {error}", failure_of(error)
 
     def _read_slice(self, reading: Reading, seconds: float) -> None:
-        count = min(reading.remaining, self._affordable(seconds))
+        count = min(reading.until_mark, self._affordable(seconds))
         started = self._clock()
-        piece = mx.array(reading.tokens[reading.position : reading.position + count])[None]
-        self._model(piece, cache=reading.cache)
-        mx.eval([layer.state for layer in reading.cache])
+        read(self._model, reading.tokens[reading.position : reading.position + count], reading.cache)
         reading.position += count
         self._learn(count, self._clock() - started)
+        if reading.position in reading.marks:
+            self._remember(reading)
 
     def _affordable(self, seconds: float) -> int:
         grown = min(LONGEST_SLICE_TOKENS, max(FIRST_SLICE_TOKENS, GROWTH * self._longest_slice))
@@ -174,4 +225,4 @@ class Prefill:
 
 def _can_share(reading: Reading) -> bool:
     is_short = 0 < reading.remaining <= SHORT_PROMPT_TOKENS and reading.position == 0
-    return is_short and not reading.alone and all(type(layer) is KVCache for layer in reading.cache)
+    return is_short and not reading.alone and is_plain(reading.cache)

@@ -3,6 +3,9 @@
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
+
+import orjson
 
 from mlx_ollama.errors import PromptTooLong, TemplateFailed, Unsupported
 from mlx_ollama.fim import fill_format
@@ -28,6 +31,16 @@ class PromptTokens:
     text: str
     whole: list[int]
     fed: list[int]
+
+
+def kind_of(prompt: Prompt) -> str:
+    """What prompts must share besides their tokens before one is read from where another left off: template and tools.
+
+    Weights and adapters are the worker's own, and never change.
+    """
+    if prompt.style == "raw":
+        return "raw"
+    return sha256(orjson.dumps([prompt.style, prompt.template, prompt.tools], default=float)).hexdigest()
 
 
 def render(prompt: Prompt, tokenizer: Tokenizer) -> str:

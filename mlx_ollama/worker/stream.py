@@ -21,6 +21,8 @@ EndReason: TypeAlias = Literal["stop", "length"]
 class Stream:
     """The state of one answer. Times are in nanoseconds; `limit` is the most tokens to sample.
 
+    `kind` is what prompts must share besides tokens to be of use to each other.
+
     Raw text passes `text` (whole characters, stop strings) and then `parser` (thinking, tool calls); what comes out
     waits in `ready` for the next frame.
     """
@@ -38,6 +40,7 @@ class Stream:
     schema: str = ""
     grammar: Compiling | None = None
     constraint: Constraint | None = None
+    kind: str = ""
     handle: int | None = None
     read: int = 0
     answer: list[int] = field(default_factory=list)

@@ -5,7 +5,6 @@ bytes, but for times and ids.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,7 +50,7 @@ def _events(call: Generation, script: Mapping[str, Any], pieces: list[Any]) -> l
     is_limited = script.get("finish_reason") == "length"
     events = answer_to(call, Script(pieces, call.top_logprobs), is_limited=is_limited)
     # The script says nothing of some tokens.
-    known = [replace(event, logprobs=_told(event)) if isinstance(event, Delta) else event for event in events]
+    known = [event._replace(logprobs=_told(event)) if isinstance(event, Delta) else event for event in events]
     return [*known, Done("length" if is_limited else "stop", USAGE)]
 
 

@@ -6,7 +6,6 @@ The same tokens through stream, parser and encoder give the same bytes, but for 
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -170,8 +169,8 @@ def _splits(events: Sequence[Event]) -> Iterator[list[Event]]:
             text = getattr(event, name) if isinstance(event, Delta) else ""
             for cut in range(1, len(text)):
                 assert isinstance(event, Delta)
-                parts = [replace(Delta(""), **{name: part}) for part in (text[:cut], text[cut:])]  # type: ignore[arg-type]
-                rest = replace(event, **{name: ""})  # type: ignore[arg-type]
+                parts = [Delta("")._replace(**{name: part}) for part in (text[:cut], text[cut:])]  # type: ignore[arg-type]
+                rest = event._replace(**{name: ""})  # type: ignore[arg-type]
                 around: list[Event] = [rest] if rest.thinking or rest.text or rest.tool_calls else []
                 yield [*events[:at], *parts, *around, *events[at + 1 :]]
 

@@ -16,7 +16,7 @@ from mlx_ollama.errors import LoadFailed
 from mlx_ollama.models.directory import ModelDirectory
 from mlx_ollama.protocol import Cancel, Embed, Embedded, Failed, Frame, Prompt, Render
 from mlx_ollama.worker import embed as module
-from mlx_ollama.worker.build import build
+from mlx_ollama.worker.build import PromptCache, build
 from mlx_ollama.worker.device import Device
 from mlx_ollama.worker.embed import EmbedEngine
 from mlx_ollama.worker.embedder import LoadedEmbedder, finished, load_embedder
@@ -274,7 +274,13 @@ def test_directories_that_cannot_embed(tmp_path: Path) -> None:
     with pytest.raises(LoadFailed, match=r"lost has no tokenizer\.json"):
         load(lost)
     with pytest.raises(LoadError, match="there is no model directory"):
-        build(tmp_path / "absent", Device("cpu", 0), lambda frames: None, prefill_slice=0.25)
+        build(
+            tmp_path / "absent",
+            Device("cpu", 0),
+            lambda frames: None,
+            prefill_slice=0.25,
+            prompt_cache=PromptCache(0, ""),
+        )
 
 
 def test_a_pooling_that_nobody_names_is_a_guess(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

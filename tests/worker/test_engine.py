@@ -24,7 +24,7 @@ from mlx_ollama.protocol import (
 )
 from mlx_ollama.types import Message
 from mlx_ollama.worker import batch
-from mlx_ollama.worker.engine import FRAME_INTERVAL_NS, Engine
+from mlx_ollama.worker.engine import BRIEF, FRAME_INTERVAL_NS, STEPS_A_SLICE, Engine
 from mlx_ollama.worker.load import load
 from mlx_ollama.worker.tokenizer import Tokenizer
 
@@ -71,6 +71,9 @@ class Machine:
                 return
             self.engine.turn([])
         raise AssertionError("the engine does not come to rest")
+
+    def steps(self) -> list[Step]:
+        return [frame for frame in self.sent if isinstance(frame, Step)]
 
     def tokens(self, request: int) -> list[int]:
         deltas = [delta for frame in self.sent if isinstance(frame, Step) for delta in frame.deltas]
@@ -209,11 +212,11 @@ def test_quick_steps_share_a_frame_and_first_words_do_not_wait(machine: Machine)
     now = [0]
     machine.engine._clock = lambda: now[0]
     machine.engine.turn([submit(1, "bada", limit=40)])
-    while not machine.sent:
+    while not machine.steps():
         machine.engine.turn([])
     now[0] += FRAME_INTERVAL_NS * 5 // 9
     machine.engine.turn([])
-    assert len(machine.sent) == 1, "half an interval after the last frame it waits"
+    assert len(machine.steps()) == 1, "half an interval after the last frame it waits"
     now[0] += FRAME_INTERVAL_NS * 5 // 9
     machine.engine.turn([])
     frame = machine.sent[-1]
@@ -227,7 +230,7 @@ def test_quick_steps_share_a_frame_and_first_words_do_not_wait(machine: Machine)
 
 @pytest.mark.parametrize("when", ["prefill", "decode"])
 def test_cancelling_frees_everything(machine: Machine, when: str) -> None:
-    machine.engine._prefill._budget = 1e-9
+    machine.engine._slice_ns = 1
     machine.engine.turn([submit(1, "keti " * 100, limit=0), submit(2, "ra")])
     while when == "decode" and not machine.tokens(1):
         machine.engine.turn([])
@@ -237,6 +240,49 @@ def test_cancelling_frees_everything(machine: Machine, when: str) -> None:
     assert len(machine.tokens(1)) == said
     assert not machine.engine._by_handle
     assert not machine.engine._batch
+
+
+def test_a_prompt_that_takes_long_to_tokenise_holds_nobody_up(machine: Machine) -> None:
+    machine.engine.turn([submit(1, "bada", limit=0, context=8000)])
+    long = "keti zuzu momo " * 12_000
+    machine.engine.turn([submit(2, long, context=8000), submit(3, long, context=8000)])
+    said = len(machine.tokens(1))
+    while len(machine.engine._preparing) == 2:
+        machine.engine.turn([])
+    assert len(machine.tokens(1)) - said > 2
+    machine.run([Cancel(3), Cancel(1)])
+    assert machine.finished(2).prompt_tokens == 4 + (8000 - 4) // 2
+    assert not any(isinstance(frame, Finished) and frame.id == 3 for frame in machine.sent)
+    prompt = Prompt(style="raw", context=64, keep=0, shift=True, text=long)
+    machine.run([Render(4, prompt)])
+    assert machine.sent[-1] == RenderedPrompt(4, long, len(machine.tokenizer.encode(long)))
+
+
+def test_slices_are_brief_while_others_decode(machine: Machine) -> None:
+    engine = machine.engine
+    whole = engine._slice_ns
+    assert engine._reading_time() == whole
+    engine.turn([submit(1, "bada", limit=0)])
+    engine._step_ns = whole // 100
+    assert engine._reading_time() == whole // BRIEF
+    engine._step_ns = whole // STEPS_A_SLICE // 2
+    assert engine._reading_time() == pytest.approx(whole // 2, rel=0.01)
+    engine._step_ns = whole
+    assert engine._reading_time() == whole
+
+
+def test_answers_go_on_while_a_long_prompt_is_read(machine: Machine) -> None:
+    machine.engine.turn([submit(1, "bada", limit=0, context=8000)])
+    machine.engine._slice_ns = 2_000_000
+    machine.engine.turn([submit(2, "keti zuzu momo " * 200, context=8000)])
+    turns = 0
+    while not machine.tokens(2):
+        machine.engine.turn([])
+        turns += 1
+    assert turns > 4
+    assert machine.engine._by_handle
+    assert len(machine.tokens(1)) >= turns - 2
+    machine.run([Cancel(1)])
 
 
 def test_rendering_and_bad_templates(machine: Machine) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from mlx_ollama.worker.load import load
 from mlx_ollama.worker.prefill import SHORT_PROMPT_TOKENS, Prefill, Reading
+from mlx_ollama.worker.prefixes import Prefixes
 
 PROMPTS = [[5 + (at * 7 + step * 3) % 400 for step in range(3 + 5 * at)] for at in range(8)]
 
@@ -33,14 +34,14 @@ def model(tiny_directory: Path) -> Any:
 
 def _read(model: Any, prompts: list[list[int]], *, most: int = 32, warm: bool = True) -> tuple[list[Reading], Counted]:
     counted = Counted(model)
-    prefill = Prefill(counted, budget=10.0, clock=lambda: 0.0)
+    prefill = Prefill(counted, Prefixes(0), clock=lambda: 0.0)
     if warm:
         prefill._longest_slice = 512
     for at, tokens in enumerate(prompts):
         prefill.add(at, tokens)
     done: list[Reading] = []
     while prefill:
-        done += prefill.advance(most)
+        done += prefill.advance(most, 10.0)[1]
     return sorted(done, key=lambda reading: reading.id), counted
 
 
@@ -59,8 +60,7 @@ def test_short_prompts_share_a_pass_and_nothing_else(model: Any) -> None:
 def test_long_prompts_are_read_alone(model: Any) -> None:
     long = [7] * (SHORT_PROMPT_TOKENS + 2)
     _, counted = _read(model, [long, PROMPTS[0], long, PROMPTS[1], PROMPTS[2]])
-    assert max(counted.calls) == (2, len(PROMPTS[2]) - 1)
-    assert len(counted.calls) == 4
+    assert counted.calls == [(3, len(PROMPTS[2]) - 1), (1, len(long) - 1), (1, len(long) - 1)]
 
 
 def test_no_more_at_once_than_there_is_room_for(model: Any) -> None:
@@ -71,3 +71,102 @@ def test_no_more_at_once_than_there_is_room_for(model: Any) -> None:
 def test_an_engine_that_does_not_know_its_speed_begins_small(model: Any) -> None:
     _, counted = _read(model, PROMPTS, warm=False)
     assert counted.calls[0][0] * counted.calls[0][1] <= 16
+
+
+class Clock:
+    """Time passes by the number of tokens that are read."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Timed(Counted):
+    """Reads a thousand tokens a second."""
+
+    def __init__(self, model: Any, clock: Clock) -> None:
+        super().__init__(model)
+        self._time = clock
+
+    def __call__(self, tokens: mx.array, cache: Any) -> Any:
+        self._time.now += tokens.size / 1000
+        return super().__call__(tokens, cache)
+
+
+def _prompt(length: int, seed: int) -> list[int]:
+    return [5 + (seed * 11 + step * (seed + 3)) % 400 for step in range(length + 1)]
+
+
+@pytest.fixture
+def timed(model: Any) -> tuple[Prefill, Clock]:
+    clock = Clock()
+    prefill = Prefill(Timed(model, clock), Prefixes(0), clock=clock)
+    prefill._longest_slice, prefill._seconds_per_token = 2048, 0.001
+    return prefill, clock
+
+
+def _order(prefill: Prefill, turns: int = 100) -> list[int]:
+    done: list[int] = []
+    while prefill and (turns := turns - 1):
+        done += [reading.id for reading in prefill.advance(32, 0.25)[1]]
+    return done
+
+
+def test_a_short_chat_overtakes_long_prompts(timed: tuple[Prefill, Clock]) -> None:
+    prefill, clock = timed
+    for at in range(3):
+        prefill.add(at, _prompt(3000, at))
+    prefill.advance(32, 0.25)
+    prefill.add(9, _prompt(100, 9))
+    began = clock.now
+    assert [reading.id for reading in prefill.advance(32, 0.25)[1]] == [9]
+    assert clock.now - began <= 0.25 + 1e-6
+    assert _order(prefill) == [0, 1, 2]
+
+
+def test_nobody_starves_behind_short_chats(timed: tuple[Prefill, Clock]) -> None:
+    prefill, _ = timed
+    prefill.add(1, _prompt(2000, 1))
+    for turn in range(20):
+        prefill.add(100 + turn, _prompt(240, turn + 2))
+        if 1 in [reading.id for reading in prefill.advance(32, 0.25)[1]]:
+            break
+    else:
+        raise AssertionError("the long prompt was never read")
+    assert turn >= 8, "it had every other slice, not all of them"
+
+
+def test_a_slice_lasts_no_longer_than_its_budget(timed: tuple[Prefill, Clock]) -> None:
+    prefill, clock = timed
+    prefill.add(1, _prompt(2000, 1))
+    for budget in (0.25, 0.05, 0.1, 0.02):
+        began = clock.now
+        prefill.advance(32, budget)
+        assert 0.5 * budget <= clock.now - began <= budget + 1e-6
+
+
+def test_what_was_read_is_remembered_when_nobody_wants_it_any_more(model: Any) -> None:
+    prefixes, clock = Prefixes(1 << 30), Clock()
+    prefill = Prefill(Timed(model, clock), prefixes, clock=clock)
+    prefill._longest_slice, prefill._seconds_per_token = 2048, 0.001
+    prefill.add(1, _prompt(2000, 1))
+    prefill.advance(32, 0.25)
+    assert prefill.remove(1)
+    assert not prefill
+    assert prefixes.recall("", _prompt(2000, 1)).length == 250
+    prefill.add(2, _prompt(2000, 1))
+    began, (done,) = clock.now, _order(prefill)
+    assert done == 2
+    assert clock.now - began == pytest.approx(1.75)
+
+
+def test_a_prompt_learns_from_another_that_was_read_while_it_waited(model: Any) -> None:
+    clock = Clock()
+    prefill = Prefill(Timed(model, clock), Prefixes(1 << 30), clock=clock)
+    prefill._longest_slice, prefill._seconds_per_token = 2048, 0.001
+    prefill.add(1, _prompt(1000, 1))
+    prefill.add(2, [*_prompt(1000, 1), 7, 8, 9])
+    assert _order(prefill) == [1, 2]
+    assert clock.now == pytest.approx(1.003)

@@ -89,7 +89,7 @@ def _answer(call: Generation, script: Script, *, is_limited: bool) -> list[Event
 
 def _named(delta: Delta) -> Delta:
     calls = [replace(call, index=at, id="call_00000000") for at, call in enumerate(delta.tool_calls)]
-    return replace(delta, tool_calls=tuple(calls))
+    return delta._replace(tool_calls=tuple(calls))
 
 
 def _done(last: Mapping[str, Any]) -> Done:

@@ -1,0 +1,91 @@
+"""The prompt cache through the door: what a caller sees of it, and what not."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.server import Server, run_cli, serving
+
+HEADER = "x-mlx-ollama-prompt-cache"
+LONG = "zuzu momo keti rara " * 30
+
+
+@pytest.fixture(scope="module")
+def talkative(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("talkative")
+    home.rmdir()
+    home.symlink_to(tiny_home)
+    with serving(home, env={"MLX_API_DEBUG": "1"}) as server:
+        yield server
+
+
+def _body(text: str, **more: Any) -> dict[str, Any]:
+    return {"model": "tiny", "prompt": text, "raw": True, "stream": False, "options": {"num_predict": 8}} | more
+
+
+def _told(value: str) -> dict[str, str]:
+    return dict(part.split("=", 1) for part in value.split("; "))
+
+
+def test_the_header_tells_what_was_reused_and_where_prompts_part(talkative: Server) -> None:
+    first = talkative.post("/api/generate", _body(LONG + "bada"))
+    again = talkative.post("/api/generate", _body(LONG + "bada"))
+    other = talkative.post("/api/generate", _body(LONG + "lele"))
+    count = first.json()["prompt_eval_count"]
+    assert _told(first.headers[HEADER])["reused"] == "0"
+    assert _told(again.headers[HEADER]) == {"reused": str(count - 1)}
+    told = _told(other.headers[HEADER])
+    assert told["reused"] == told["differs"]
+    assert told["was"] != told["now"]
+    assert again.json()["response"] == first.json()["response"]
+    assert again.json()["prompt_eval_count"] == count
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_it_goes_out_with_the_first_byte_in_every_dialect(talkative: Server, path: str, *, stream: bool) -> None:
+    said = f"{LONG} {path} {stream}"
+    messages = [{"role": "user", "content": said}]
+    body = {"model": "tiny", "messages": messages, "stream": stream, "max_tokens": 6, "options": {"num_predict": 6}}
+    told = [_told(talkative.post(path, body).headers[HEADER])["reused"] for _ in range(2)]
+    assert int(told[1]) > int(told[0])
+
+
+def test_a_billing_header_does_not_spoil_what_is_remembered(talkative: Server) -> None:
+    def ask(checksum: str) -> dict[str, str]:
+        billed = f"x-anthropic-billing-header: cc_version=2.1.37; cc_entrypoint=cli; cch={checksum};"
+        system = [{"type": "text", "text": text} for text in (billed, f"You are kind. {LONG}")]
+        messages = [{"role": "user", "content": "bada"}]
+        body = {"model": "tiny", "max_tokens": 4, "system": system, "messages": messages}
+        return dict(talkative.post("/v1/messages", body).headers)
+
+    told = [ask(checksum) for checksum in ("00abc", "f1234")]
+    assert [headers["x-mlx-ollama-canonical"] for headers in told] == ["removed x-anthropic-billing-header"] * 2
+    assert "differs" not in told[1][HEADER]
+    assert int(_told(told[1][HEADER])["reused"]) > 100
+
+
+def test_nobody_is_told_who_did_not_ask(tiny: Server) -> None:
+    assert HEADER not in tiny.post("/api/generate", _body(LONG)).headers
+
+
+def test_nothing_is_remembered_without_a_budget(tiny_home: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.symlink_to(tiny_home)
+    with serving(home, env={"MLX_API_DEBUG": "1", "MLX_API_PROMPT_CACHE_BYTES": "0"}) as server:
+        told = [server.post("/api/generate", _body(LONG)).headers[HEADER] for _ in range(2)]
+    assert told == ["reused=0"] * 2
+
+
+def test_a_chooser_that_there_is_not_is_an_error(tiny_home: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.symlink_to(tiny_home)
+    with serving(home, env={"MLX_API_PROMPT_CACHE_CHOOSER": "absent:Class"}) as server:
+        refused = server.post("/api/generate", _body(LONG))
+    assert refused.status_code == 500
+    assert "MLX_API_PROMPT_CACHE_CHOOSER: absent:Class cannot be used" in refused.text
+    made = run_cli("config", env={"MLX_API_PROMPT_CACHE_CHOOSER": "nothing"})
+    assert made.returncode
+    assert "not of the form package.module:Class" in made.stderr
