@@ -36,7 +36,8 @@ class Refused(MlxOllamaError):
 class Client:
     """Requests to one server, for as long as the `with` block lasts.
 
-    The first of `keys` is shown to it, where there are some. Loading a model and reading a long prompt take their time: nothing but connecting is timed.
+    The first of `keys` is shown to it, where there are some. Loading a model and reading a long prompt take their time:
+    nothing but connecting is timed.
     """
 
     def __init__(self, host: str, port: int, keys: Sequence[str] = ()) -> None:
