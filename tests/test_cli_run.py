@@ -131,6 +131,13 @@ def test_the_server_can_be_named(cli: Cli, server: Server) -> None:
     assert elsewhere("ps", "--host", server.host, "--port", str(server.port)).status == 0
 
 
+def test_a_server_that_asks_for_keys(cli: Cli, server: Server, tmp_path: Path) -> None:
+    with serving(server.home, env={"MLX_API_KEYS": "open,sesame"}) as guarded:
+        port = {"MLX_API_PORT": str(guarded.port)}
+        assert replace(cli, settings=port).refused("ps").startswith("Error: ")
+        assert replace(cli, settings=port | {"MLX_API_KEYS": "sesame"}).ok("ps").startswith("NAME")
+
+
 def test_bad_usage(cli: Cli) -> None:
     for arguments in (("run", "parrot", "hi", "--bogus"), ("ps", "a", "b"), ("stop",)):
         with pytest.raises(SystemExit, match="2"):
