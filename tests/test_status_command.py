@@ -68,6 +68,14 @@ def test_no_server_is_status_1_and_says_what_to_do() -> None:
     assert not told.stdout
 
 
+def test_a_key_is_shown_where_there_are_some(tiny_home: Path) -> None:
+    with serving(tiny_home, env={"MLX_API_KEYS": "one,two"}) as server:
+        stranger = run_cli("status", "--port", str(server.port))
+        assert stranger.returncode == 1
+        assert "this server needs a key" in stranger.stderr
+        assert run_cli("status", "--port", str(server.port), env={"MLX_API_KEYS": "two"}).returncode == 0
+
+
 @pytest.mark.parametrize("interval", ["0", "-1", "soon"])
 def test_an_interval_that_is_none(interval: str) -> None:
     assert run_cli("status", "--watch", f"--interval={interval}").returncode == 2

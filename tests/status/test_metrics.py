@@ -142,6 +142,7 @@ def test_labels_of_models_are_bounded(tmp_path: Path) -> None:
         (errors.TooLarge(2, 1), "body_size"),
         (errors.TooSlow("no"), "body_timeout"),
         (errors.ShuttingDown(), "drain"),
+        (errors.Unauthorized(), "keys"),
         (errors.LimitReached("an operator's own"), "other"),
         (errors.WorkerDied("no"), None),
         (errors.InvalidRequest("no"), None),
