@@ -10,6 +10,8 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes, dequantize_model, load_model, load_tokenizer
 
+from mlx_ollama.worker import gemma2
+
 Device = Literal["auto", "cpu", "gpu"]
 Classes = Callable[[dict[str, Any]], tuple[Any, Any]]
 """From a configuration to mlx-lm's class of model and that of its arguments."""
@@ -37,7 +39,15 @@ class Loaded:
     weight_bytes: int
 
 
-def load(directory: Path, *, device: Device = "auto", classes: Classes = _get_classes) -> Loaded:
+def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
+    """mlx-lm's classes, but for a model that it does not compute as it was published."""
+    if config["model_type"] == "gemma2":
+        return gemma2.Model, gemma2.ModelArgs
+    model, arguments = _get_classes(config)
+    return model, arguments
+
+
+def load(directory: Path, *, device: Device = "auto", classes: Classes = model_classes) -> Loaded:
     """Load the model in a local directory and make `device` MLX's default one. `classes` chooses what to build.
 
     On a CPU all weights become float32: MLX's quantised and half-precision products are unusably slow there, and give
