@@ -9,14 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
 from mlx_ollama.worker.convert import check_destination, convert, main
-from mlx_ollama.worker.gguf_file import ConversionError
+from mlx_ollama.worker.gguf_file import ConversionError, read_gguf
 from tests.worker.gguf_files import (
     Array,
     TinyLlama,
@@ -339,5 +338,6 @@ def test_demo_model(tmp_path: Path) -> None:
         assert tokenizer.encode(text).ids == ids
 
     with safe_open(directory / "model.safetensors", "numpy") as file:
-        norm = next(tensor for tensor in gguf.GGUFReader(source).tensors if tensor.name == "output_norm.weight")
-        assert np.array_equal(file.get_tensor("model.norm.weight").astype("<f4"), norm.data)
+        norm = read_gguf(source).tensor("output_norm.weight")
+        assert norm is not None
+        assert np.array_equal(file.get_tensor("model.norm.weight").astype("<f4"), norm.open())
