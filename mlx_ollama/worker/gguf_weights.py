@@ -19,6 +19,8 @@ Dense = Half | Literal["F32"]
 
 # how many numbers are worked on at a time: they should stay in the cache
 _CHUNK = 1 << 17
+# after how much of a large tensor its progress is told
+_STRIDE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,19 @@ def forms(weights: list[Weight]) -> dict[str, Affine]:
 
 
 def converted_pieces(weights: list[Weight], done: Callable[[int], None]) -> Iterator[tuple[str, Array]]:
-    """The arrays of all weights. `done` hears the bytes read after each tensor."""
-    read = 0
+    """The arrays of all weights. `done` hears the bytes read, after each tensor and now and then in a large one."""
+    before = 0
     for weight in weights:
-        yield from weight.pieces()
-        read += weight.tensor.nbytes
-        done(read)
+        rows = told = 0
+        for name, piece in weight.pieces():
+            yield name, piece
+            rows += len(piece) if name == weight.name else 0
+            read = weight.tensor.nbytes * rows // weight.specs()[0].shape[0]
+            if read - told >= _STRIDE_BYTES:
+                told = read
+                done(before + read)
+        before += weight.tensor.nbytes
+        done(before)
 
 
 def _dense_type(tensors: list[GgufTensor], family: Family) -> Dense:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from mlx_ollama.worker import gguf_weights
 from mlx_ollama.worker.gguf_file import GgufTensor
-from mlx_ollama.worker.gguf_weights import Weight
+from mlx_ollama.worker.gguf_weights import Weight, converted_pieces
 from mlx_ollama.worker.shards import ArraySpec, plan_shards, write_shards
 from tests.worker.gguf_files import TinyLlama, converted, write_gguf
 from tests.worker.quantised import Array, random_rows
@@ -39,6 +39,16 @@ def test_pieces_make_what_was_planned(kind: str, backwards: bool, monkeypatch: p
     assert len(pieces) == 5 * len(whole)
     for name, array in whole.items():
         assert np.array_equal(np.concatenate([piece for own, piece in pieces if own == name]), array)
+
+
+def test_progress_in_a_large_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_weights, "_CHUNK", 16 * 256)
+    monkeypatch.setattr(gguf_weights, "_STRIDE_BYTES", 30 * 210)
+    moved = weight("Q6_K", random_rows("Q6_K", 70, 256), 256)
+    heard: list[int] = []
+    for _ in converted_pieces([moved, moved], heard.append):
+        pass
+    assert heard == [rows * 210 for rows in (32, 64, 70, 70 + 32, 70 + 64, 140)]
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("BF16", "BF16"), ("F32", "F32"), ("F16", "F16")])
