@@ -20,7 +20,11 @@ FEWEST_TOKENS = 16
 WORTHWHILE_TOKENS = 64
 """From here on a beginning is worth it however long the rest is; below, if it is half of the prompt."""
 
+MOST_ENTRIES = 500
+"""However small they are: looking for the next to go takes longer the more there are."""
+
 LATEST = 8
+"""A prompt that begins like none is compared with so many, only to tell where it differs."""
 
 Ids: TypeAlias = npt.NDArray[np.uint32]
 
@@ -140,8 +144,11 @@ class Prefixes:
                 self._drop(entry)
         self._entries.setdefault(_place(new.key, new.ids), []).append(new)
         self.size += new.size
-        if self.size > self._budget:
+        if not self._fits():
             self._make_room(new)
+
+    def _fits(self) -> bool:
+        return self.size <= self._budget and len(self) <= MOST_ENTRIES
 
     def _make_room(self, newest: _Entry) -> None:
         now = self._clock()
@@ -153,7 +160,7 @@ class Prefixes:
         }
         chosen = [id(seen) for seen in self._chooser.order([seen for seen, _ in told.values()])]
         for at in dict.fromkeys([*chosen, *told]):
-            if self.size <= self._budget:
+            if self._fits():
                 return
             if at in told:
                 self._drop(told[at][1])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from tests.bench.contenders import NAMES, Contender, Job, contenders
+from tests.bench.contenders import NAMES, Contender, Job, contenders, inside
 from tests.support.server import run_cli
 from tests.support.tiny import widened, write_tiny_model
 
@@ -53,6 +53,7 @@ def main() -> None:
                     _print(f"{model}, greedy: held to a schema, and free", "schema", arguments.streams, rates, HELD)
                 else:
                     _print(f"{model}, {sampling} sampling", sampling, arguments.streams, rates, NAMES)
+            _print_inside(model, subject, arguments.rounds, arguments.streams)
             if {"greedy", "default"} <= set(arguments.sampling):
                 _print_default_beside_greedy(model, arguments.streams, rates)
 
@@ -103,6 +104,17 @@ def _run_schema(ours: Contender, generator: random.Random, count: int, subject: 
 
 def _prompts(generator: random.Random, count: int) -> list[str]:
     return [" ".join(generator.choices(WORDS, k=16)) for _ in range(count)]
+
+
+def _print_inside(model: str, subject: Subject, rounds: int, streams: Sequence[int]) -> None:
+    generator = random.Random(0)
+    with inside(subject.directory) as share:
+        share(_prompts(generator, max(streams)), subject.tokens)
+        shares = {
+            count: [share(_prompts(generator, count), subject.tokens) for _ in range(rounds)] for count in streams
+        }
+    told = ", ".join(f"{count}: {statistics.median(found):.1%}" for count, found in shares.items())
+    print(f"\n{model}, greedy: time of the MLX thread outside model and sampler, by streams: {told}", flush=True)
 
 
 def _print_default_beside_greedy(model: str, streams: Sequence[int], rates: Rates) -> None:

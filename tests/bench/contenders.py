@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +140,25 @@ def _bare(directory: Path) -> Iterator["subprocess.Popen[str]"]:
         assert process.stdout.readline().strip() == "ready"
         yield process
         process.kill()
+
+
+@contextmanager
+def inside(directory: Path) -> Iterator[Callable[[Sequence[str], int], float]]:
+    """Asks an engine for the part of its time that is not model and sampler, for prompts and tokens."""
+    command = [sys.executable, "-m", "tests.bench.inside", str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        read, write = process.stdout, process.stdin
+        assert read
+        assert write
+        assert read.readline().strip() == "ready"
+
+        def share(prompts: Sequence[str], tokens: int) -> float:
+            write.write(json.dumps({"prompts": list(prompts), "tokens": tokens}) + "\n")
+            write.flush()
+            return float(json.loads(read.readline()))
+
+        yield share
+        write.close()
 
 
 @contextmanager

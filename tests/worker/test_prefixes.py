@@ -9,6 +9,7 @@ import pytest
 
 from mlx_ollama.protocol import Cancel, Known, Prompt, Sampling, Submit
 from mlx_ollama.types import Message
+from mlx_ollama.worker import prefixes as prefixes_module
 from mlx_ollama.worker.kv import new_cache, read, size_of
 from mlx_ollama.worker.prefix_choice import LeastRecentlyUsed, NotAChooser, Remembered, chooser
 from mlx_ollama.worker.prefixes import Prefixes
@@ -170,6 +171,14 @@ def test_the_budget_holds_and_the_least_recently_used_go(model: Any) -> None:
     assert len(prefixes) == 3, "what is larger than the budget is not kept at all"
     assert prefixes.release() == 3 * one
     assert (len(prefixes), prefixes.size, prefixes.recall("", _tokens(0)).length) == (0, 0, 0)
+
+
+def test_their_number_has_a_limit(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefixes_module, "MOST_ENTRIES", 2)
+    prefixes = Prefixes(64 * MEBIBYTE, clock=Clock())
+    for seed in range(4):
+        prefixes.keep("", _tokens(seed), _cached(model, _tokens(seed)))
+    assert [prefixes.recall("", [*_tokens(seed), 7]).length for seed in range(4)] == [0, 0, 100, 100]
 
 
 def test_a_chooser_decides(model: Any) -> None:
