@@ -51,7 +51,7 @@ def _build_generator(
     from mlx_ollama.worker.prefixes import Prefixes  # noqa: PLC0415 - see above
     from mlx_ollama.worker.tokenizer import Tokenizer  # noqa: PLC0415 - see above
 
-    prefixes = Prefixes(prompt_cache.budget, chooser(prompt_cache.chooser))
+    prefixes = Prefixes(prompt_cache.budget, chooser(prompt_cache.chooser) if prompt_cache.budget else None)
     loaded = load(directory, device=device.kind)
 
     def new_batch() -> Batch:
