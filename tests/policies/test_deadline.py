@@ -156,6 +156,7 @@ def test_whoever_takes_nothing_for_a_minute_is_hung_up_on() -> None:
         assert slots.active == 1
         deaf_since = 15.0
         await asyncio.sleep(deaf_since + 1)
+        await settle()
         # A heartbeat was stuck; the answer itself had nothing to say yet.
         assert cut == [("10.0.0.1", 1234)]
         deaf.leave()
