@@ -118,6 +118,41 @@ def test_answers_have_a_deadline(tiny_home: Path) -> None:
         wait_until(lambda: not is_busy(worker), "the engine's rest", seconds=10)
 
 
+def test_a_permit_is_back_however_an_answer_ended(tiny_home: Path) -> None:
+    """One permit: as long as it is out, nobody else is let in."""
+    with _guarded(tiny_home, max_concurrent="1", rate_limit="0", timeout="2") as server:
+
+        def is_as_before() -> bool:
+            told = server.client.get("/health").json()
+            return (told["active_requests"], told["queued_requests"], told["active_model_requests"]) == (0, 0, {})
+
+        def died() -> None:
+            with server.client.stream("POST", "/api/generate", json=ENDLESS) as response:
+                lines = response.iter_lines()
+                next(lines)
+                server.workers()[0].kill()
+                assert "unexpectedly stopped" in list(lines)[-1]
+
+        def left() -> None:
+            with server.client.stream("POST", "/api/generate", json=ENDLESS) as response:
+                next(response.iter_lines())
+
+        def was_late() -> None:
+            assert server.lines("/api/generate", ENDLESS)[-1]["error"].endswith("(MLX_API_TIMEOUT)")
+
+        def was_refused() -> None:
+            assert server.post("/api/generate", {"model": "none", "prompt": "x"}).status_code == 404
+
+        def unloaded() -> None:
+            assert server.post("/api/generate", {**QUICK, "keep_alive": 0}).status_code == 200
+
+        for end in (died, left, was_late, was_refused, unloaded):
+            end()
+            wait_until(is_as_before, f"the rest after {end.__name__}")
+            # A load may take longer than an answer may; it goes on.
+            wait_until(lambda: server.post("/api/generate", QUICK).status_code == 200, "an answer to the next")
+
+
 def test_a_reader_that_takes_nothing_loses_everything(tiny_home: Path) -> None:
     loud = {**ENDLESS, "logprobs": True, "top_logprobs": 20, "keep_alive": 0}
     with _guarded(tiny_home, max_concurrent="1", write_timeout="1") as server:
