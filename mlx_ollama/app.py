@@ -21,7 +21,7 @@ from mlx_ollama.peers import Peers
 from mlx_ollama.policies.access_log import AccessLog
 from mlx_ollama.policies.canonical import Canonical
 from mlx_ollama.policies.concurrency import Concurrency, Slots
-from mlx_ollama.policies.deadline import Deadline, Deadlines
+from mlx_ollama.policies.deadline import Deadline
 from mlx_ollama.policies.decode import Decode
 from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.drain import Drain, InFlight
@@ -69,10 +69,8 @@ OVERLOADED = {
 class Limits:
     """What the policies count and measure."""
 
-    crowd: Crowd
     slots: Slots
     rates: Rates
-    deadlines: Deadlines
     connections: Connections
 
 
@@ -143,10 +141,8 @@ def _limits(settings: Settings) -> Limits:
         message=OVERLOADED[settings.profile],
     )
     return Limits(
-        crowd=Crowd(slots),
         slots=slots,
         rates=Rates(settings.rate_limit, settings.rate_window),
-        deadlines=Deadlines(settings.timeout),
         connections=Connections(),
     )
 
@@ -210,13 +206,13 @@ def _policies(
         Middleware(Errors, refuse_of=refuse_of),
         Middleware(Shortage, alarm=alarm),
         Middleware(Keys, keys=settings.keys),
-        Middleware(InFlightCap, crowd=limits.crowd, paths=DOORS),
+        Middleware(InFlightCap, crowd=Crowd(limits.slots), paths=DOORS),
         Middleware(Decode, decoders=DECODERS, max_body=settings.max_body, timeout=settings.body_timeout),
         Middleware(Canonical, enabled=settings.canonical),
         Middleware(Drain, in_flight=in_flight),
         Middleware(RateLimit, rates=limits.rates, peers=Peers(settings.trusted_proxies)),
         Middleware(CancelOnDisconnect, uploads=UPLOADS),
-        Middleware(Deadline, deadlines=limits.deadlines),
+        Middleware(Deadline, seconds=settings.timeout),
         # Users' own stand here, unless they name another place.
         Middleware(MergedLists, upstream=upstream),
         Middleware(Fallback, upstream=upstream, last_words_of=last_words_of),
