@@ -34,10 +34,11 @@ from mlx_ollama.policies.keys import CREDENTIALS, Keys
 from mlx_ollama.policies.measure import Figures, Measure
 from mlx_ollama.policies.merge import MergedLists
 from mlx_ollama.policies.origin import Origin
-from mlx_ollama.policies.plugins import OwnPolicy, look_in, with_own
+from mlx_ollama.policies.plugins import OwnPolicy, with_own
 from mlx_ollama.policies.rate_limit import RateLimit, Rates
 from mlx_ollama.policies.shortage import Shortage
 from mlx_ollama.policies.slow_readers import SlowReaders
+from mlx_ollama.policy import look_in
 from mlx_ollama.pool import Pool
 from mlx_ollama.routes import (
     NotFound,
@@ -169,7 +170,7 @@ def _pool(settings: Settings, guard: MemoryGuard) -> Pool:
         load_timeout=settings.load_timeout,
         guard=guard,
         estimator=Estimator(settings.device),
-        eviction=chooser(settings.eviction),
+        eviction=chooser(settings.eviction, settings.home),
     )
 
 

@@ -56,7 +56,7 @@ def _serve(arguments: argparse.Namespace, loaded: Loaded) -> int:
 
     settings = loaded.settings
     try:
-        chooser(settings.eviction)
+        chooser(settings.eviction, settings.home)
     except NotAChooser as error:
         return complain(f"{loaded.origins['eviction'].source}: eviction: {error}", status=2)
     lifeline = Lifeline(arguments.lifeline) if arguments.lifeline is not None else None

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol
+
+from mlx_ollama.policy import look_in
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class NotAChooser(ValueError):
     """What a setting names is no chooser; the message says why."""
 
 
-def chooser(named: str) -> Eviction:
-    """The chooser called `package.module:Class`.
+def chooser(named: str, home: Path | None = None) -> Eviction:
+    """The chooser called `package.module:Class`, which may lie in `home` if it is not one of ours.
 
     Raises:
         NotAChooser: if there is no such class, or it has no `order`, or cannot be made.
@@ -51,6 +54,8 @@ def chooser(named: str) -> Eviction:
     module, colon, name = named.partition(":")
     if not (module and colon and name):
         raise NotAChooser(f"{named!r} is not of the form package.module:Class")
+    if home is not None and module != __name__:
+        look_in(home)
     try:
         made = getattr(import_module(module), name)()
     # Whatever importing and making somebody's class may raise, the operator shall read it.
