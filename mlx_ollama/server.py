@@ -16,6 +16,7 @@ from hypercorn.asyncio import run as hypercorn_run
 from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config, Sockets
+from hypercorn.events import Closed
 
 from mlx_ollama.app import Gateway, create_gateway
 from mlx_ollama.connections import Listener
@@ -153,7 +154,11 @@ class _Connection(TCPServer):
     _is_over = False
 
     async def _read_data(self) -> None:
-        await super()._read_data()
+        try:
+            await super()._read_data()
+        except KeyError:
+            # Over HTTP/2, of data for a stream that is over by now: nothing that the log should be filled with.
+            await self.protocol.handle(Closed())
         self._is_over = True
         await self.idle_task.stop()
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_ollama.policies.eviction import IdleModel, LeastRecentlyUsed, NotAChooser, chooser
+from mlx_ollama.choosers import NotAChooser
+from mlx_ollama.policies.eviction import IdleModel, LeastRecentlyUsed, chooser
 
 
 def _idle(name: str, idle_seconds: float) -> IdleModel:
