@@ -21,7 +21,7 @@ from mlx_ollama.peers import Peers
 from mlx_ollama.policies.access_log import AccessLog
 from mlx_ollama.policies.canonical import Canonical
 from mlx_ollama.policies.concurrency import Concurrency, Slots
-from mlx_ollama.policies.deadline import Deadline, Deadlines
+from mlx_ollama.policies.deadline import Deadline
 from mlx_ollama.policies.decode import Decode
 from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.drain import Drain, InFlight
@@ -34,10 +34,11 @@ from mlx_ollama.policies.keys import CREDENTIALS, Keys
 from mlx_ollama.policies.measure import Figures, Measure
 from mlx_ollama.policies.merge import MergedLists
 from mlx_ollama.policies.origin import Origin
-from mlx_ollama.policies.plugins import OwnPolicy, look_in, with_own
+from mlx_ollama.policies.plugins import OwnPolicy, with_own
 from mlx_ollama.policies.rate_limit import RateLimit, Rates
 from mlx_ollama.policies.shortage import Shortage
 from mlx_ollama.policies.slow_readers import SlowReaders
+from mlx_ollama.policy import look_in
 from mlx_ollama.pool import Pool
 from mlx_ollama.routes import (
     NotFound,
@@ -69,10 +70,8 @@ OVERLOADED = {
 class Limits:
     """What the policies count and measure."""
 
-    crowd: Crowd
     slots: Slots
     rates: Rates
-    deadlines: Deadlines
     connections: Connections
 
 
@@ -143,10 +142,8 @@ def _limits(settings: Settings) -> Limits:
         message=OVERLOADED[settings.profile],
     )
     return Limits(
-        crowd=Crowd(slots),
         slots=slots,
         rates=Rates(settings.rate_limit, settings.rate_window),
-        deadlines=Deadlines(settings.timeout),
         connections=Connections(),
     )
 
@@ -173,7 +170,7 @@ def _pool(settings: Settings, guard: MemoryGuard) -> Pool:
         load_timeout=settings.load_timeout,
         guard=guard,
         estimator=Estimator(settings.device),
-        eviction=chooser(settings.eviction),
+        eviction=chooser(settings.eviction, settings.home),
     )
 
 
@@ -210,13 +207,13 @@ def _policies(
         Middleware(Errors, refuse_of=refuse_of),
         Middleware(Shortage, alarm=alarm),
         Middleware(Keys, keys=settings.keys),
-        Middleware(InFlightCap, crowd=limits.crowd, paths=DOORS),
+        Middleware(InFlightCap, crowd=Crowd(limits.slots), paths=DOORS),
         Middleware(Decode, decoders=DECODERS, max_body=settings.max_body, timeout=settings.body_timeout),
         Middleware(Canonical, enabled=settings.canonical),
         Middleware(Drain, in_flight=in_flight),
         Middleware(RateLimit, rates=limits.rates, peers=Peers(settings.trusted_proxies)),
         Middleware(CancelOnDisconnect, uploads=UPLOADS),
-        Middleware(Deadline, deadlines=limits.deadlines),
+        Middleware(Deadline, seconds=settings.timeout),
         # Users' own stand here, unless they name another place.
         Middleware(MergedLists, upstream=upstream),
         Middleware(Fallback, upstream=upstream, last_words_of=last_words_of),

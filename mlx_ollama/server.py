@@ -12,8 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
+from hypercorn.asyncio import run as hypercorn_run
 from hypercorn.asyncio import serve as hypercorn_serve
+from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config, Sockets
+from hypercorn.events import Closed
 
 from mlx_ollama.app import Gateway, create_gateway
 from mlx_ollama.connections import Listener
@@ -139,6 +142,34 @@ class _Opened(Config):
 
     def create_sockets(self) -> Sockets:
         return Sockets(secure_sockets=[], insecure_sockets=[self._listener], quic_sockets=[])
+
+
+class _Connection(TCPServer):
+    """A connection that is over when its client has ended it.
+
+    Hypercorn's own then waits for the idle clock, with its socket open and all of its state in memory: whoever comes
+    and goes often enough would use up every file descriptor within `connection_keep_alive`.
+    """
+
+    _is_over = False
+
+    async def _read_data(self) -> None:
+        try:
+            await super()._read_data()
+        except KeyError:
+            # Over HTTP/2, of data for a stream that is over by now: nothing that the log should be filled with.
+            await self.protocol.handle(Closed())
+        self._is_over = True
+        await self.idle_task.stop()
+
+    async def _idle_timeout(self) -> None:
+        # An answer that was under way when its client left makes the connection idle once more.
+        if not self._is_over:
+            await super()._idle_timeout()
+
+
+# There is no other way to say which class serves a connection; the version of Hypercorn is bounded in pyproject.toml.
+hypercorn_run.TCPServer = _Connection  # type: ignore[attr-defined]
 
 
 def _config(settings: Settings, listener: Listener) -> Config:

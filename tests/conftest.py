@@ -9,7 +9,7 @@ from hypothesis import settings
 from mlx_ollama.worker.blas import preload_openblas
 from tests.support.server import Server, run_cli, serving
 
-# The same examples in every run.
+# The same examples in every run, however slow the machine.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")
 
@@ -18,11 +18,6 @@ preload_openblas()
 
 for _name in [name for name in os.environ if name.startswith(("MLX_API_", "OLLAMA_", "HF_"))]:
     del os.environ[_name]
-
-
-# The same examples every time, however slow the machine.
-settings.register_profile("tests", deadline=None, derandomize=True)
-settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
