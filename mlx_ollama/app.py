@@ -39,6 +39,7 @@ from mlx_ollama.policies.rate_limit import RateLimit, Rates
 from mlx_ollama.policies.shortage import Shortage
 from mlx_ollama.policies.slow_readers import SlowReaders
 from mlx_ollama.pool import Pool
+from mlx_ollama.pulse import Care
 from mlx_ollama.routes import (
     NotFound,
     Resource,
@@ -163,6 +164,7 @@ def _pool(settings: Settings, guard: MemoryGuard) -> Pool:
             log_level=settings.log_level,
             prompt_cache_bytes=settings.prompt_cache_bytes,
             prompt_cache_chooser=settings.prompt_cache_chooser,
+            care=Care(settings.worker_heartbeat, settings.worker_patience, settings.worker_grace),
             verdict=guard.verdict,
         )
 
