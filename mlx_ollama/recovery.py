@@ -20,8 +20,8 @@ WINDOW_SECONDS = 300.0
 class _History:
     """What has happened to the workers of one model lately. `reason` is why the last start has failed."""
 
+    breaker: CircuitBreaker
     deaths: deque[float] = field(default_factory=deque)
-    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     is_down: bool = False
     reason: str = ""
 
@@ -29,13 +29,20 @@ class _History:
 class Recovery:
     """Decides for each model, by the digest of its weights, about the next start.
 
-    The first replacement comes at once, after more deaths there is a pause of min(2·2ⁿ, 60) s; five starts in a row
-    that fail are followed by a minute in which none is tried, and then by one. `clock` counts seconds.
+    The first replacement comes at once, after more deaths there is a pause by `backoff`: min(2·2ⁿ, 60) s as it is
+    usually. Starts that fail open a breaker of `new_breaker`: after five in a row none is tried for a minute, then one.
+    `clock` counts seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, backoff: Backoff | None = None) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        backoff: Backoff | None = None,
+        new_breaker: Callable[[], CircuitBreaker] = CircuitBreaker,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._backoff = backoff or Backoff()
+        self._new_breaker = new_breaker
+        self._clock = clock
         self._histories: dict[str, _History] = {}
 
     def died(self, key: str) -> None:
@@ -88,7 +95,7 @@ class Recovery:
         return max(0.0, deaths[-1] + self._backoff.after(len(deaths)) - self._clock()) if deaths else 0.0
 
     def _history(self, key: str) -> _History:
-        history = self._histories.setdefault(key, _History())
+        history = self._histories.setdefault(key, _History(self._new_breaker()))
         while history.deaths and self._clock() - history.deaths[0] >= WINDOW_SECONDS:
             history.deaths.popleft()
         return history

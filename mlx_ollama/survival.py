@@ -73,15 +73,15 @@ class Request:
                 await self._turn.enter_async_context(self._casualties.turn(self._case))
             self._casualties.check(self._case)
             async with self._pool.lease(self._model, self._keep_alive, self._demand) as lease:
-                try:
-                    with self._casualties.present(self._case, lease.link):
+                with self._casualties.present(self._case, lease.link):
+                    try:
                         yield lease
                         self._casualties.acquit(self._case)
-                except WorkerDied as error:
-                    self._casualties.died(lease.link)
-                    self._case.victim = True
-                    logger.warning("a request of %s has lost its worker: %s", self._model.name.display, error)
-                    self._casualties.check(self._case)
+                    except WorkerDied as error:
+                        self._casualties.died(lease.link)
+                        self._case.victim = True
+                        logger.warning("a request of %s has lost its worker: %s", self._model.name.display, error)
+                        self._casualties.check(self._case)
 
     async def goes_on(self, known: int = 0) -> None:
         """Its worker has brought forth something: the next victim may try. `known` tokens of it came from others."""

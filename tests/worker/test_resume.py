@@ -13,8 +13,14 @@ from tests.worker.parse.feeding import GET_W
 from tests.worker.parse.tokenizers import FAMILIES
 from tests.worker.test_engine import GREEDY, Machine, submit
 
-SEEDED = {"temperature": 1.1, "top_k": 60, "top_p": 0.95, "min_p": 0.01, "seed": 11}
-PENALISED = {**SEEDED, "repeat_penalty": 1.3, "presence_penalty": 0.4, "frequency_penalty": 0.2, "repeat_last_n": 12}
+SEEDED: dict[str, Any] = {"temperature": 1.1, "top_k": 60, "top_p": 0.95, "min_p": 0.01, "seed": 11}
+PENALISED: dict[str, Any] = {
+    **SEEDED,
+    "repeat_penalty": 1.3,
+    "presence_penalty": 0.4,
+    "frequency_penalty": 0.2,
+    "repeat_last_n": 12,
+}
 SCHEMA = '{"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"string"}},"required":["a","b"]}'
 CALL = '{"name": "get_w", "arguments": {"n": 3, "city": "Rome"}}'
 SAID = ("<think>", "h", "m", "</think>", "Sure", " ", "<tool_call>", CALL, "</tool_call>")
