@@ -40,6 +40,8 @@ from mlx_ollama.policies.shortage import Shortage
 from mlx_ollama.policies.slow_readers import SlowReaders
 from mlx_ollama.policy import look_in
 from mlx_ollama.pool import Pool
+from mlx_ollama.pulse import Care
+from mlx_ollama.recovery import Recovery
 from mlx_ollama.routes import (
     NotFound,
     Resource,
@@ -57,6 +59,7 @@ from mlx_ollama.status.metrics import Metrics
 from mlx_ollama.status.routes import status_resources
 from mlx_ollama.status.vitals import Monitor
 from mlx_ollama.store_routes import UPLOADS, store_resources
+from mlx_ollama.supervision import Backoff, CircuitBreaker
 from mlx_ollama.upstream import Upstream
 
 OVERLOADED = {
@@ -160,6 +163,7 @@ def _pool(settings: Settings, guard: MemoryGuard) -> Pool:
             log_level=settings.log_level,
             prompt_cache_bytes=settings.prompt_cache_bytes,
             prompt_cache_chooser=settings.prompt_cache_chooser,
+            care=Care(settings.worker_heartbeat, settings.worker_patience, settings.worker_grace),
             verdict=guard.verdict,
         )
 
@@ -171,6 +175,10 @@ def _pool(settings: Settings, guard: MemoryGuard) -> Pool:
         guard=guard,
         estimator=Estimator(settings.device),
         eviction=chooser(settings.eviction, settings.home),
+        recovery=Recovery(
+            Backoff(settings.worker_backoff, settings.worker_backoff_most),
+            lambda: CircuitBreaker(settings.worker_breaker, settings.worker_breaker_open),
+        ),
     )
 
 

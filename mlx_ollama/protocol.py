@@ -85,7 +85,8 @@ class Prompt:
 class Submit:
     """Gateway to worker: generate. `want_context` asks for the token ids of prompt and answer at the end.
 
-    `grammar` is the JSON schema, as text, to which the answer is held; empty for none.
+    `grammar` is the JSON schema, as text, to which the answer is held; empty for none. `resume` are the token ids of
+    the answer that an earlier worker has sent before it died: the answer goes on behind them.
     """
 
     id: int
@@ -93,6 +94,7 @@ class Submit:
     sampling: Sampling
     want_context: bool
     grammar: str = ""
+    resume: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,16 @@ class Released:
     """Worker to gateway: so many bytes were given back."""
 
     freed: int
+
+
+@dataclass(frozen=True)
+class Ping:
+    """Gateway to worker: are you there? Answered by `Pong`, by a thread that never waits for the model."""
+
+
+@dataclass(frozen=True)
+class Pong:
+    """Worker to gateway: yes."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +247,8 @@ Frame = (
     | Release
     | Released
     | Known
+    | Ping
+    | Pong
 )
 _KINDS: tuple[type[Any], ...] = (
     Submit,
@@ -251,6 +265,8 @@ _KINDS: tuple[type[Any], ...] = (
     Release,
     Released,
     Known,
+    Ping,
+    Pong,
 )
 _TAGS = {kind: tag for tag, kind in enumerate(_KINDS)}
 _NAMES = {kind: tuple(part.name for part in fields(kind)) for kind in _KINDS}
@@ -319,9 +335,10 @@ def _decode(body: bytes) -> Frame:
     return frame
 
 
-def _submit(request: int, prompt: dict[str, Any], sampling: dict[str, Any], want_context: bool, grammar: str) -> Submit:
+def _submit(request: int, prompt: dict[str, Any], sampling: dict[str, Any], *rest: Any) -> Submit:
     sampling["stop"] = tuple(sampling["stop"])
-    return Submit(request, _prompt(prompt), Sampling(**sampling), want_context, grammar)
+    want_context, grammar, resume = rest
+    return Submit(request, _prompt(prompt), Sampling(**sampling), want_context, grammar, tuple(resume))
 
 
 def _render(request: int, prompt: dict[str, Any]) -> Render:

@@ -97,6 +97,13 @@ class Settings:
     )
     body_timeout: float = _setting(60.0, "how long a request body may stop arriving before it is refused")
     load_timeout: float = _setting(300.0, "how long loading a model may take")
+    worker_heartbeat: float = _setting(5.0, "how often a worker is asked whether it lives")
+    worker_patience: float = _setting(25.0, "how long it may fail to answer before it is ended and replaced")
+    worker_grace: float = _setting(5.0, "time between SIGTERM and SIGKILL for a worker that is to end")
+    worker_backoff: float = _setting(2.0, "first pause after repeated deaths of a worker; it doubles with each more")
+    worker_backoff_most: float = _setting(60.0, "longest such pause")
+    worker_breaker: int = _setting(5, "loads that fail in a row before a pause of worker_breaker_open")
+    worker_breaker_open: float = _setting(60.0, "that pause, after which one load is tried")
     stream_keep_alive: float = _setting(
         15.0, "how long a stream may be silent, once its model is loaded, before it says that it lives; 0 is for ever"
     )

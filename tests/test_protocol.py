@@ -12,6 +12,8 @@ from mlx_ollama.protocol import (
     Finished,
     Frame,
     Known,
+    Ping,
+    Pong,
     Prompt,
     ProtocolError,
     Ready,
@@ -53,6 +55,9 @@ FRAMES: list[Frame] = [
     Release("buffers"),
     Released(1 << 40),
     Submit(1, PROMPT, replace(SAMPLING, logprobs=0), False, '{"type":"object"}'),
+    Submit(1, PROMPT, SAMPLING, False, "", (5, 6, 7)),
+    Ping(),
+    Pong(),
     Step(((1, Delta("a", (5,), 0)), (2, Delta("é", (6, 7), 3)))),
     Step(
         (

@@ -30,7 +30,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=arguments.fd)
     outbox = SocketOutbox(sock)
-    inbox = SocketInbox(sock)
+    inbox = SocketInbox(sock, outbox)
     try:
         ready, engine = _build(arguments, outbox)
     # Whatever stops a model from loading, the caller shall read the reason.
