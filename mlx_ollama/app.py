@@ -96,7 +96,7 @@ def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = (), gauge: Mem
     """
     guard = _guard(settings, gauge or system_gauge())
     pool = _pool(settings, guard)
-    library, in_flight = Library(Store(settings.models, settings.converted)), InFlight()
+    library, in_flight = Library(Store(settings.models, settings.converted), settings.registry), InFlight()
     limits = _limits(settings)
     monitor = Monitor(pool, guard, limits.slots, limits.rates, lambda: in_flight.phase)
     metrics = Metrics(monitor)

@@ -19,10 +19,14 @@ _COPILOT = "GitHubCopilotChat/"
 
 
 class Library:
-    """What can be done with the models of a store. Everything here reads or writes files, and may take a while."""
+    """What can be done with the models of a store. Everything here reads or writes files, and may take a while.
 
-    def __init__(self, store: Store) -> None:
+    Names without a host are pulled from `registry`, an address as `https://host`.
+    """
+
+    def __init__(self, store: Store, registry: str = "") -> None:
         self.store = store
+        self._registry = registry
         self._creator = Creator(store, self.pull)
 
     def find(self, name: ModelName) -> StoredModel | None:
@@ -161,7 +165,7 @@ class Library:
         # An HTTP client takes a while to load, and most commands need none.
         from mlx_ollama.models.pulling import pull  # noqa: PLC0415 - see above
 
-        return pull(self.store, call)
+        return pull(self.store, call, self._registry)
 
     def push(self, call: Push) -> Iterator[Progress]:
         """Send a model (wire-spec 6.3).

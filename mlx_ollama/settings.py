@@ -139,6 +139,9 @@ class Settings:
         "",
         "an Ollama server, as http://127.0.0.1:11434, that answers for models that are not here or cannot be used now",
     )
+    registry: str = _setting(
+        "https://registry.ollama.ai", "registry, or a mirror of it, from which names without a host are pulled"
+    )
     policies: tuple[Policy, ...] = _setting(
         (), "policies of your own as package.module:Class, comma separated; their options go into the TOML file"
     )

@@ -30,7 +30,8 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 def library(loaded: Loaded) -> Library:
     """The store of the settings; a running server sees at once what is done with it."""
-    return Library(Store(loaded.settings.models, loaded.settings.converted))
+    settings = loaded.settings
+    return Library(Store(settings.models, settings.converted), settings.registry)
 
 
 def client(settings: Settings) -> "Client":

@@ -91,17 +91,21 @@ class Blobs:
     def add(self, path: Path, counted: Counted = lambda _: None) -> str:
         """Keep a file of this machine, by a hard link where the file system has them; its digest."""
         digest = digest_of(path, counted)
+        self.link(path, digest)
+        return digest
+
+    def link(self, path: Path, digest: str) -> None:
+        """Keep a file whose digest is known already; see `add`."""
         if self.has(digest):
-            return digest
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             # The file itself, where it is a link: some systems would link the link.
             os.link(path.resolve(), self.path(digest))
         except FileExistsError:
-            return digest
+            return
         except OSError:
-            return self._copy(path)
-        return digest
+            self._copy(path)
 
     @contextmanager
     def writer(self) -> Iterator[BlobWriter]:

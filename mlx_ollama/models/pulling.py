@@ -4,23 +4,32 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mlx_ollama.errors import InvalidRequest, JobFailed
+from mlx_ollama.models.hub import HUB_HOSTS, NotOnHub, pull_from_hub
 from mlx_ollama.models.making import MakingFailed, make
 from mlx_ollama.models.manifest import MODEL_TYPE, TENSOR_TYPE
-from mlx_ollama.models.names import ModelName, Reference
+from mlx_ollama.models.names import DEFAULT_HOST, DEFAULT_NAMESPACE, ModelName, Reference
 from mlx_ollama.models.registry import Registry
 from mlx_ollama.models.store import Store, StoreError
 from mlx_ollama.models.weights import Weights
 from mlx_ollama.types import Progress, Pull, Push
 
 
-def pull(store: Store, call: Pull) -> Iterator[Progress]:
+def pull(store: Store, call: Pull, registry: str) -> Iterator[Progress]:
     """Check a request to fetch a model; what comes back does the work.
+
+    `org/repo` is a repository of the hub, and if there is none, a model of `registry`; so is `hf.co/org/repo`. A name
+    alone is what the catalog says, else a model of `registry`. Another host is asked as a registry.
 
     Raises:
         InvalidRequest: at once, for the name.
         JobFailed: on the way.
     """
-    return _pull(store, Reference.parse(call.model).name, insecure=call.insecure)
+    name = Reference.parse(call.model).name
+    if name.host in HUB_HOSTS:
+        return pull_from_hub(store, name, f"{name.namespace}/{name.model}", name.tag)
+    if name.host == DEFAULT_HOST:
+        return _of_no_host(store, name, registry)
+    return _of_registry(store, name, Registry(name, insecure=call.insecure))
 
 
 def push(store: Store, call: Push) -> Iterator[Progress]:
@@ -35,9 +44,19 @@ def push(store: Store, call: Push) -> Iterator[Progress]:
     return _push(store, call)
 
 
-def _pull(store: Store, name: ModelName, *, insecure: bool) -> Iterator[Progress]:
+def _of_no_host(store: Store, name: ModelName, registry: str) -> Iterator[Progress]:
+    if name.namespace != DEFAULT_NAMESPACE:
+        try:
+            yield from pull_from_hub(store, name, f"{name.namespace}/{name.model}", name.tag)
+        except NotOnHub:
+            yield from _of_registry(store, name, Registry(name, address=registry))
+        return
+    yield from _of_registry(store, name, Registry(name, address=registry))
+
+
+def _of_registry(store: Store, name: ModelName, registry: Registry) -> Iterator[Progress]:
     yield Progress("pulling manifest")
-    with Registry(name, insecure=insecure) as registry:
+    with registry:
         try:
             manifest = registry.manifest()
         except JobFailed as error:

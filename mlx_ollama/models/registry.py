@@ -31,12 +31,21 @@ _REALM = re.compile(r'realm="([^"]*)"')
 class Registry:
     """The registry that a name names. Nothing is asked of it before a method is called.
 
-    `insecure` is for one that speaks plain HTTP; `sleep` waits between attempts, in seconds.
+    `insecure` is for one that speaks plain HTTP; `address` is asked instead of the name's host, as `https://host`;
+    `sleep` waits between attempts, in seconds.
     """
 
-    def __init__(self, name: ModelName, *, insecure: bool, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        name: ModelName,
+        *,
+        insecure: bool = False,
+        address: str = "",
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._name = name
-        self._url = f"{'http' if insecure else 'https'}://{name.host}/v2/{name.namespace}/{name.model}"
+        address = address or f"{'http' if insecure else 'https'}://{name.host}"
+        self._url = f"{address}/v2/{name.namespace}/{name.model}"
         self._sleep = sleep
         timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
         self._http = httpx.Client(timeout=timeout, follow_redirects=True)
@@ -128,8 +137,9 @@ class Registry:
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             found = _REALM.search(answer.headers.get("www-authenticate", ""))
             realm = urlsplit(found[1]).netloc if found else ""
-            if realm != self._name.host:
-                raise JobFailed(f'realm host "{realm}" does not match original host "{self._name.host}"')
+            host = urlsplit(self._url).netloc
+            if realm != host:
+                raise JobFailed(f'realm host "{realm}" does not match original host "{host}"')
             raise JobFailed("unauthorized: this server has no account with the registry")
         if answer.status_code >= httpx.codes.BAD_REQUEST:
             raise JobFailed(f"{answer.status_code}: {answer.text.strip()}")
