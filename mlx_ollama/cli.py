@@ -12,6 +12,7 @@ from mlx_ollama.commands import (
     importing,
     listing,
     ps,
+    pull,
     rm,
     run,
     serve,
@@ -30,7 +31,7 @@ from mlx_ollama.settings import SettingsError, help_texts, load
 
 COMMANDS = (
     *(serve, supervise, service, status),
-    *(importing, listing, show, create, cp, rm),
+    *(importing, pull, listing, show, create, cp, rm),
     *(run, ps, stop, config),
 )
 """In the order in which `--help` lists them."""

@@ -2,7 +2,7 @@
 
 It tells what it does as one JSON object a line: {"kind", "digest"} when it knows what it fetches, {"completed",
 "total"} in bytes every now and then, {"kind", "digest", "path"} at the end; or {"error", "missing"} and exit status 1.
-`kind` is "mlx" for a directory, "gguf" for one file. It may be killed at any time, and goes on from there the next time.
+`kind` is "mlx" for a directory, "gguf" for one file. It may be killed at any time; the next one goes on from there.
 """
 
 import errno
@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -94,12 +95,13 @@ def _watch(transfer: Transfer) -> None:
 
 def _words(error: Exception, repository: str) -> str:
     """What went wrong, and what to do, for people."""
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HTTPError | OSError):
+        # The hub's library says that the file is not here either.
+        error = error.__cause__
     match error:
         case GatedRepoError():
             url = error.response.url
-            return (
-                f"{repository} is for those who have accepted its terms: do so at its page, and set HF_TOKEN ({url.host})"
-            )
+            return f"{repository} is for those who have accepted its terms: do so at its page, and set HF_TOKEN ({url.host})"
         case RevisionNotFoundError():
             return f"{repository} has no such branch or tag"
         case OfflineModeIsEnabled():

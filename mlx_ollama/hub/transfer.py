@@ -42,7 +42,7 @@ class Transfer:
 
     def __init__(self, repository: str, commit: str, files: Sequence[File]) -> None:
         self._repository, self._commit, self._files = repository, commit, files
-        self._folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+        self._folder: Path = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
         self._most = 0
 
     @property

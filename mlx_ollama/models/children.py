@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class ChildFailed(Exception):
@@ -17,7 +19,9 @@ class ChildFailed(Exception):
 
 
 def lines_of(module: str, *arguments: "Path | str", env: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
-    """Run `python -m module`, and give what it tells; to close this is to end the process. `env` is its environment, ours if None.
+    """Run `python -m module`, and give what it tells; to close this is to end the process.
+
+    `env` is its environment, ours if None.
 
     Raises:
         ChildFailed: for a line with an `error`, or an end without one that is no success.
@@ -32,7 +36,7 @@ def lines_of(module: str, *arguments: "Path | str", env: Mapping[str, str] | Non
                 failure = told if "error" in told else failure
                 if not failure:
                     yield told
-        except GeneratorExit:
+        except BaseException:
             process.terminate()
             raise
         complaint = process.stderr.read() if process.stderr else ""

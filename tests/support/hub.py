@@ -1,4 +1,4 @@
-"""A Hugging Face hub on loopback: listings, metadata, and large files that another host serves; with faults on demand."""
+"""A Hugging Face hub on loopback: listings, and large files that another host serves; with faults on demand."""
 
 import hashlib
 import json
@@ -17,13 +17,22 @@ LARGE = (".safetensors", ".gguf")
 
 
 class LocalHub:
-    """Serves `repositories`, files by name. Those of `tokens` need one; `statuses` answers paths with errors.
+    """Serves `repositories`, files by name; where `token` is set, to those who show it.
 
-    Of large files, the first downloads break off after so many bytes as `breaks` says, or stop there for good if
-    `stalls`; `changed` files are sent instead of what is listed. `lists` are the revisions that there are.
+    `statuses` answers paths with errors, one after the other, the last one for ever; 0 is none. The first downloads of
+    large files break off after so many bytes as `breaks` says, or stop there for good if `stalls`; `pace` is seconds
+    between two of their sixteen pieces. Files in `changed` are sent instead of what is listed. `requests`, `ranges` and
+    `shown_tokens` are what was asked for.
     """
 
-    def __init__(self, repositories: Mapping[str, Mapping[str, bytes]]) -> None:
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.begin_anew({})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+
+    def begin_anew(self, repositories: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Repositories, and no faults."""
         self.repositories = {name: dict(files) for name, files in repositories.items()}
         self.revisions = {"main", COMMIT}
         self.token = ""
@@ -35,9 +44,6 @@ class LocalHub:
         self.requests: Counter[str] = Counter()
         self.ranges: list[str] = []
         self.shown_tokens: dict[str, str] = {}
-        self.over = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
 
     @property
     def port(self) -> int:
@@ -64,6 +70,10 @@ class LocalHub:
             self._server.shutdown()
             self._server.server_close()
             thread.join()
+
+    def downloads(self, repository: str) -> int:
+        """How often large files of it were asked for."""
+        return sum(count for path, count in self.requests.items() if path.startswith(f"GET /cdn/{repository}/"))
 
     def listing(self, repository: str) -> dict[str, Any]:
         files = self.repositories[repository]
@@ -97,8 +107,9 @@ class LocalHub:
                 path = unquote(urlsplit(self.path).path)
                 hub.requests[f"{self.command} {path}"] += 1
                 hub.shown_tokens[path] = self.headers.get("authorization", "")
-                if statuses := hub.statuses.get(path):
-                    return self._answer(statuses.pop(0) if len(statuses) > 1 else statuses[0], b"boom")
+                statuses = hub.statuses.get(path, [0])
+                if status := statuses.pop(0) if len(statuses) > 1 else statuses[0]:
+                    return self._answer(status, b"boom")
                 if path.startswith("/cdn/"):
                     return self._large(path)
                 if hub.token and self.headers.get("authorization") != f"Bearer {hub.token}":
