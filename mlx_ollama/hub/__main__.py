@@ -100,8 +100,7 @@ def _words(error: Exception, repository: str) -> str:
         error = error.__cause__
     match error:
         case GatedRepoError():
-            url = error.response.url
-            return f"{repository} is for those who have accepted its terms: do so at its page, and set HF_TOKEN ({url.host})"
+            return f"{repository} is for those who have accepted its terms: do so on its page, and set HF_TOKEN"
         case RevisionNotFoundError():
             return f"{repository} has no such branch or tag"
         case OfflineModeIsEnabled():

@@ -77,7 +77,7 @@ def _fetched(repository: str, tag: str) -> Generator[Progress, None, dict[str, A
 
 def _of_gguf(store: Store, path: Path, digest: str) -> Generator[Progress, None, Recipe]:
     yield Progress("verifying sha256 digest")
-    store.blobs.link(path, digest)
+    store.blobs.refer(path, digest)
     blob = store.blobs.path(digest)
     config, layer = of_gguf(GgufHeader.read(blob), blob)
     weights = Weights.of(Manifest(layer, (layer,)), "", store.blobs, store.converted)
