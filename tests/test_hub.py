@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+import tomllib
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+import mlx_ollama.models
+from mlx_ollama.models.names import ModelName
 from tests.support.hub import COMMIT, LocalHub
 from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
 from tests.worker.gguf_files import TinyLlama, write_gguf
 
+CATALOG = Path(mlx_ollama.models.__file__).with_name("catalog.toml")
 TOKEN = "hf_" + "x" * 8
 PROMPT = {"prompt": "The", "raw": True, "stream": False, "options": {"num_predict": 2}}
 
@@ -130,6 +134,40 @@ def test_what_cannot_be_had_is_said(
     last = server.lines("/api/pull", {"model": model.format(mlx=mlx, ggufs=ggufs)})[-1]
     assert error.format(mlx=mlx) in last["error"]
     assert _listed(server) == before
+
+
+def test_a_name_of_the_catalog_is_a_repository(server: Server, hub: LocalHub, mlx: str) -> None:
+    hub.repositories["mlx-community/Qwen2.5-Coder-32B-Instruct-4bit"] = hub.repositories[mlx]
+    assert server.lines("/api/pull", {"model": "qwen2.5-coder:32b"})[-1] == {"status": "success"}
+    assert "qwen2.5-coder:32b" in _listed(server)
+    answer = server.post("/api/generate", {"model": "qwen2.5-coder:32b", **PROMPT})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("model", "near"),
+    [
+        ("qwen25-coder:32b", "; did you mean qwen2.5-coder:32b, "),
+        ("lama3.2", "; did you mean llama3.2, "),
+        ("llama3.2:5b", "; did you mean llama3.2:3b, "),
+        ("zzzzzzzz", ""),
+    ],
+)
+def test_unknown_names_get_near_ones(server: Server, model: str, near: str) -> None:
+    last = server.lines("/api/pull", {"model": model})[-1]
+    assert last["error"].startswith(f"pull model manifest: file does not exist{near}")
+    assert bool(near) == ("did you mean" in last["error"])
+
+
+def test_every_row_of_the_catalog_names_its_sources() -> None:
+    rows = tomllib.loads(CATALOG.read_text())["model"]
+    names = [name for row in rows for name in row["names"]]
+    assert len(names) == len({*names}) >= 40
+    for row in rows:
+        assert all(ModelName.parse(name).display == name for name in row["names"])
+        assert row["sources"][0].startswith(f"https://huggingface.co/{row['repository']}")
+        assert len(row["sources"]) > 1
+        assert all(source.startswith("https://") for source in row["sources"])
 
 
 def test_a_branch_is_a_tag(server: Server, hub: LocalHub, mlx: str) -> None:

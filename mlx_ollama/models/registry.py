@@ -28,6 +28,10 @@ _FIRST_PAUSE_SECONDS = 0.5
 _REALM = re.compile(r'realm="([^"]*)"')
 
 
+class NotInRegistry(JobFailed):
+    """The registry does not know the name, or lacks a blob."""
+
+
 class Registry:
     """The registry that a name names. Nothing is asked of it before a method is called.
 
@@ -133,7 +137,7 @@ class Registry:
 
     def _check(self, answer: httpx.Response) -> None:
         if answer.status_code == httpx.codes.NOT_FOUND:
-            raise JobFailed("file does not exist")
+            raise NotInRegistry("file does not exist")
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             found = _REALM.search(answer.headers.get("www-authenticate", ""))
             realm = urlsplit(found[1]).netloc if found else ""
