@@ -36,7 +36,7 @@ class Registry:
     """The registry that a name names. Nothing is asked of it before a method is called.
 
     `insecure` is for one that speaks plain HTTP; `address` is asked instead of the name's host, as `https://host`;
-    `sleep` waits between attempts, in seconds.
+    `sleep` waits between attempts, `silence` is how long nothing may come, both in seconds.
     """
 
     def __init__(
@@ -46,12 +46,13 @@ class Registry:
         insecure: bool = False,
         address: str = "",
         sleep: Callable[[float], None] = time.sleep,
+        silence: float = SILENCE_SECONDS,
     ) -> None:
         self._name = name
         address = address or f"{'http' if insecure else 'https'}://{name.host}"
         self._url = f"{address}/v2/{name.namespace}/{name.model}"
         self._sleep = sleep
-        timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
+        timeout = httpx.Timeout(silence, connect=CONNECT_SECONDS)
         self._http = httpx.Client(timeout=timeout, follow_redirects=True)
 
     def __enter__(self) -> Self:
@@ -93,8 +94,11 @@ class Registry:
         with locked(blobs.path(f"{digest}-lock")):
             try:
                 if not blobs.has(digest):
+                    most = 0
                     for completed in self._download(layer, partial):
-                        yield Progress(status, digest, layer.size, completed)
+                        # A server that sends everything again does not take back what was told.
+                        most = max(most, completed)
+                        yield Progress(status, digest, layer.size, min(most, layer.size))
                     found = digest_of(partial)
                     if found != digest.replace("-", ":"):
                         partial.unlink()
@@ -134,6 +138,8 @@ class Registry:
                     if time.monotonic() - told >= TICK_SECONDS:
                         told = time.monotonic()
                         yield done
+        if done < layer.size:
+            raise JobFailed(f"{layer.digest} ended after {done} of {layer.size} bytes")
 
     def _check(self, answer: httpx.Response) -> None:
         if answer.status_code == httpx.codes.NOT_FOUND:
