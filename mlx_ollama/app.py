@@ -11,12 +11,12 @@ from starlette.middleware import Middleware
 from mlx_ollama.connections import Connections
 from mlx_ollama.doors import DECODERS, DOORS, last_words_of, refuse_of
 from mlx_ollama.durations import keep_alive_seconds
-from mlx_ollama.library import Library, ready
+from mlx_ollama.library import library_of, ready
 from mlx_ollama.link import WorkerLink
 from mlx_ollama.memory.estimate import Estimator
 from mlx_ollama.memory.gauge import MemoryGauge, system_gauge
 from mlx_ollama.memory.guard import MemoryGuard, Thresholds
-from mlx_ollama.models.store import Store, StoredModel
+from mlx_ollama.models.store import StoredModel
 from mlx_ollama.peers import Peers
 from mlx_ollama.policies.access_log import AccessLog
 from mlx_ollama.policies.canonical import Canonical
@@ -99,7 +99,7 @@ def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = (), gauge: Mem
     """
     guard = _guard(settings, gauge or system_gauge())
     pool = _pool(settings, guard)
-    library, in_flight = Library(Store(settings.models, settings.converted)), InFlight()
+    library, in_flight = library_of(settings), InFlight()
     limits = _limits(settings)
     monitor = Monitor(pool, guard, limits.slots, limits.rates, lambda: in_flight.phase)
     metrics = Metrics(monitor)

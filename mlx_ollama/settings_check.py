@@ -86,6 +86,8 @@ def _check_access(settings: "Settings", refuse: Complain) -> None:
         refuse("keys", "a key goes into a header: ASCII, no spaces")
     if settings.upstream and not _is_base_url(settings.upstream):
         refuse("upstream", "must be http://host:port, with no user, query or fragment")
+    if not _is_base_url(settings.registry):
+        refuse("registry", "must be https://host:port, with no user, query or fragment")
 
 
 def _is_base_url(text: str) -> bool:
