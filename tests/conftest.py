@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from mlx_ollama.worker.blas import preload_openblas
+from tests.faults.outcomes import Recorder
 from tests.support.server import Server, run_cli, serving
 
 # The same examples in every run.
@@ -23,6 +24,17 @@ for _name in [name for name in os.environ if name.startswith(("MLX_API_", "OLLAM
 # The same examples every time, however slow the machine.
 settings.register_profile("tests", deadline=None, derandomize=True)
 settings.load_profile("tests")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--outcomes", action="store_true", help="write the table of faults anew (tests/faults/OUTCOMES.md)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("outcomes"):
+        config.pluginmanager.register(Recorder())
 
 
 @pytest.fixture(scope="session")
