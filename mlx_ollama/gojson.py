@@ -20,6 +20,12 @@ _SMALLEST_PLAIN, _SMALLEST_SCIENTIFIC = 1e-6, 1e21
 _UNLIKE_GO = re.compile(rb"(?<=[,\[])-?(?:\d+\.0(?=[,\]])|[\d.]+e[^,\]]+|0\.0000[^,\]]+)")
 """Numbers that Go may write in another way: whole ones and those with an exponent."""
 
+MOST_CONTAINERS = 1 << 19
+"""Objects and arrays in one text: reading more holds the interpreter's lock for longer than others may wait."""
+
+MOST_MEMBERS = 1 << 22
+"""Values in one text, which take a hundred bytes each."""
+
 _SPACE = " \t\r\n"
 _GO_CONTROLS = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v"}
 
@@ -106,8 +112,11 @@ def loads(body: bytes) -> Any:
     """The first JSON value of `body`; what follows it is ignored, as gin's decoder does.
 
     Raises:
-        GoSyntaxError: with Go's message, `EOF` for a body that is empty or only space.
+        GoSyntaxError: with Go's message, `EOF` for a body that is empty or only space; or for more objects, arrays or
+            values than are read here. Brackets and commas in strings count, too: no model has context for so many.
     """
+    if body.count(b"[") + body.count(b"{") > MOST_CONTAINERS or body.count(b",") > MOST_MEMBERS:
+        raise GoSyntaxError(f"over {MOST_CONTAINERS} brackets, or over {MOST_MEMBERS} commas")
     text = body.decode("utf-8", "replace")
     start = len(text) - len(text.lstrip(_SPACE))
     if start == len(text):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from mlx_ollama.worker.blas import preload_openblas
+from tests.faults.outcomes import Recorder
 from tests.support.server import Server, run_cli, serving
 
 # The same examples in every run, however slow the machine.
@@ -18,6 +19,17 @@ preload_openblas()
 
 for _name in [name for name in os.environ if name.startswith(("MLX_API_", "OLLAMA_", "HF_"))]:
     del os.environ[_name]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--outcomes", action="store_true", help="write the table of faults anew (tests/faults/OUTCOMES.md)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("outcomes"):
+        config.pluginmanager.register(Recorder())
 
 
 @pytest.fixture(scope="session")

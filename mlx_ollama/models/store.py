@@ -225,7 +225,8 @@ class Store:
     def sweep(self) -> None:
         """Remove what writers that died have left half done."""
         self.blobs.sweep()
-        for folder in {self.manifest_path(name).parent for name in self.names()}:
+        # A folder may hold nothing but what its first writer has left.
+        for folder in self._manifests.glob("*/*/*/"):
             sweep(folder)
 
     def _alone(self) -> AbstractContextManager[None]:

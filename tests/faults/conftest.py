@@ -1,9 +1,10 @@
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults.outcomes import Finding, finding_of, written
 from tests.support.server import Server, run_cli, serving
 
 
@@ -33,3 +34,16 @@ def home(tmp_path: Path, tiny_directory: Path, slow_directory: Path) -> Path:
 def server(home: Path) -> Iterator[Server]:
     with serving(home, "--context-length", "32768") as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def finding(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[Finding | None]:
+    """What a test with the mark `fault` has to say to the table, which must know it already."""
+    found = finding_of(request.node)
+    yield found
+    if found is None:
+        return
+    record_property("fault", found.row.cells)
+    if not request.config.getoption("outcomes"):
+        known = {row.text for row in found.rows} & written()
+        assert known, "make outcomes: the table has no such row"

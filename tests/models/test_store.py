@@ -117,3 +117,15 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("in the way")
     with pytest.raises(StoreError, match="cannot write m:latest"):
         Store(tmp_path / "models").write(ModelName.parse("m"), _recipe())
+
+
+def test_what_a_dead_writer_left_is_swept_where_there_is_no_model_yet(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(ModelName.parse("m"), _recipe())
+    for name in ("m", "never"):
+        left = store.manifest_path(ModelName.parse(name)).parent / ".partial-of-somebody-dead"
+        left.parent.mkdir(exist_ok=True)
+        left.touch()
+    store.sweep()
+    assert [path.name for path in tmp_path.rglob(".*")] == [".lock"]
+    assert store.find(ModelName.parse("m"))

@@ -1,0 +1,74 @@
+"""On PYTHONPATH, this lets a test do harm inside a real gateway or worker, as `tests/support/harm.py` orders."""
+
+import os
+import resource
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+_DOOR = Path(os.environ["SABOTEUR"]) / str(os.getpid())
+_HOARD_PIECES = (1 << 24, 1 << 20, 1 << 16, 1 << 12, 1 << 9)
+_RESERVE_BYTES = 1 << 15
+_hoard: list[bytes] = []
+
+
+def _exit(status: str) -> None:
+    os._exit(int(status))
+
+
+def _say(hexadecimal: str) -> None:
+    """Bytes into the socket to the gateway, between two frames or within one."""
+    os.write(_socket(), bytes.fromhex(hexadecimal))
+
+
+def _starve(_: str) -> None:
+    """Take all memory that this process can still get."""
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    # What this thread needs to be told that it is over.
+    reserve = bytes(_RESERVE_BYTES)
+    resource.setrlimit(resource.RLIMIT_AS, (used, most))
+    for size in _HOARD_PIECES:
+        with suppress(MemoryError):
+            while True:
+                _hoard.append(bytes(size))
+    del reserve
+
+
+def _feed(_: str) -> None:
+    """Give it back."""
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    _hoard.clear()
+
+
+def _shift(seconds: str) -> None:
+    """Set the wall clock of this process, by so much; the monotonic clock is nobody's to set."""
+    by = float(seconds)
+    wall, wall_ns = time.time, time.time_ns
+    setattr(time, "time", lambda: wall() + by)  # noqa: B010 - it is nobody's attribute to assign otherwise
+    setattr(time, "time_ns", lambda: wall_ns() + int(by * 1e9))  # noqa: B010 - see above
+
+
+_DEEDS = {"exit": _exit, "say": _say, "starve": _starve, "feed": _feed, "shift": _shift}
+
+
+def _socket() -> int:
+    return int(sys.orig_argv[sys.orig_argv.index("--fd") + 1])
+
+
+def _listen() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as orders:
+        orders.bind(str(_DOOR))
+        words = bytearray(1 << 16)
+        while True:
+            size = orders.recv_into(words)
+            deed, _, how = words[:size].decode().partition(" ")
+            _DEEDS[deed](how)
+
+
+if {"mlx_ollama", "mlx_ollama.worker"} & set(sys.orig_argv):
+    threading.Thread(target=_listen, daemon=True).start()
