@@ -82,6 +82,13 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Load:
+    """Gateway to worker, once and first: the directory of the model that it is there for."""
+
+    directory: str
+
+
+@dataclass(frozen=True)
 class Submit:
     """Gateway to worker: generate. `want_context` asks for the token ids of prompt and answer at the end.
 
@@ -249,6 +256,7 @@ Frame = (
     | Known
     | Ping
     | Pong
+    | Load
 )
 _KINDS: tuple[type[Any], ...] = (
     Submit,
@@ -267,6 +275,7 @@ _KINDS: tuple[type[Any], ...] = (
     Known,
     Ping,
     Pong,
+    Load,
 )
 _TAGS = {kind: tag for tag, kind in enumerate(_KINDS)}
 _NAMES = {kind: tuple(part.name for part in fields(kind)) for kind in _KINDS}
