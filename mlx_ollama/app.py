@@ -55,6 +55,7 @@ from mlx_ollama.routes import (
 )
 from mlx_ollama.service import Service
 from mlx_ollama.settings import Settings, load
+from mlx_ollama.spare import Spare
 from mlx_ollama.status.metrics import Metrics
 from mlx_ollama.status.routes import status_resources
 from mlx_ollama.status.vitals import Monitor
@@ -98,7 +99,8 @@ def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = (), gauge: Mem
         NotAChooser: if `eviction` names none.
     """
     guard = _guard(settings, gauge or system_gauge())
-    pool = _pool(settings, guard)
+    spare = _spare(settings, guard)
+    pool = _pool(settings, guard, spare)
     library, in_flight = library_of(settings), InFlight()
     limits = _limits(settings)
     monitor = Monitor(pool, guard, limits.slots, limits.rates, lambda: in_flight.phase)
@@ -123,9 +125,13 @@ def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = (), gauge: Mem
         await asyncio.to_thread(library.store.sweep)
         watching = asyncio.create_task(pool.watch_memory())
         in_flight.opened = True
+        spare.refill()
+        preloading = asyncio.create_task(service.preload(settings.preload))
         yield
         watching.cancel()
+        preloading.cancel()
         await pool.close()
+        await spare.close()
         if upstream is not None:
             await upstream.close()
 
@@ -151,13 +157,9 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _pool(settings: Settings, guard: MemoryGuard) -> Pool:
-    async def prepare(model: StoredModel) -> None:
-        await asyncio.to_thread(ready, model)
-
-    async def start(model: StoredModel) -> WorkerLink:
+def _spare(settings: Settings, guard: MemoryGuard) -> Spare:
+    async def start() -> WorkerLink:
         return await WorkerLink.start(
-            model.directory,
             device=settings.device,
             prefill_slice=settings.prefill_slice,
             log_level=settings.log_level,
@@ -166,6 +168,18 @@ def _pool(settings: Settings, guard: MemoryGuard) -> Pool:
             care=Care(settings.worker_heartbeat, settings.worker_patience, settings.worker_grace),
             verdict=guard.verdict,
         )
+
+    return Spare(start, wanted=settings.spare)
+
+
+def _pool(settings: Settings, guard: MemoryGuard, spare: Spare) -> Pool:
+    async def prepare(model: StoredModel) -> None:
+        await asyncio.to_thread(ready, model)
+
+    async def start(model: StoredModel) -> WorkerLink:
+        worker = await spare.take()
+        worker.load(model.directory)
+        return worker
 
     return Pool(
         prepare,

@@ -23,20 +23,20 @@ from mlx_ollama.errors import (
     TemplateFailed,
     WorkerDied,
 )
+from mlx_ollama.framing import Decoder, ProtocolError, encode
 from mlx_ollama.mailbox import Mailbox
 from mlx_ollama.protocol import (
     Cancel,
-    Decoder,
     Embed,
     Embedded,
     Failed,
     Finished,
     Frame,
     Known,
+    Load,
     Ping,
     Pong,
     Prompt,
-    ProtocolError,
     Ready,
     Release,
     Released,
@@ -47,7 +47,6 @@ from mlx_ollama.protocol import (
     Step,
     Submit,
     Unloadable,
-    encode,
 )
 from mlx_ollama.pulse import Care, Pulse
 from mlx_ollama.settings import local_only
@@ -96,7 +95,6 @@ class WorkerLink(asyncio.Protocol):
     @classmethod
     async def start(
         cls,
-        directory: Path,
         *,
         device: str,
         prefill_slice: float,
@@ -106,7 +104,7 @@ class WorkerLink(asyncio.Protocol):
         care: Care,
         verdict: Verdict,
     ) -> "WorkerLink":
-        """Start a worker on a model directory; `loaded` tells when it can be used, `verdict` judges its end.
+        """Start a worker, which then waits for its model (`load`). `verdict` judges its end.
 
         It is looked after from now on, while it loads, too, and ended if it answers no more.
 
@@ -121,7 +119,7 @@ class WorkerLink(asyncio.Protocol):
             with theirs:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", "mlx_ollama.worker", "--fd", str(theirs.fileno())),
-                    *("--model", str(directory), "--device", device),
+                    *("--device", device),
                     *("--prefill-slice", str(prefill_slice), "--log-level", log_level),
                     *("--prompt-cache-bytes", str(prompt_cache_bytes), "--prompt-cache-chooser", prompt_cache_chooser),
                     env=local_only(),
@@ -148,6 +146,18 @@ class WorkerLink(asyncio.Protocol):
     def fell(self) -> bool:
         """Whether it is dead, though nobody has ended it and it has said nothing of a model that cannot be loaded."""
         return self.died.is_set() and (self._is_deaf or not self._is_excused)
+
+    def load(self, directory: Path) -> None:
+        """Have the worker load its model; `loaded` tells when it can be used.
+
+        Raises:
+            WorkerDied, OutOfMemory: if it is gone.
+        """
+        self._send(Load(str(directory)))
+
+    async def settled(self) -> None:
+        """Wait until the model is loaded or cannot be."""
+        await asyncio.wait([self._ready])
 
     async def loaded(self, within: float) -> Ready:
         """Wait until the model is loaded, for `within` seconds at most.

@@ -1,6 +1,7 @@
 """The use cases that need an engine: chat, complete, embed. No HTTP and no JSON: calls in, events out."""
 
 import itertools
+import logging
 import random
 import string
 import time
@@ -14,6 +15,7 @@ from mlx_ollama.embeddings import EmbeddingService
 from mlx_ollama.errors import (
     CloudDisabled,
     InvalidRequest,
+    MlxOllamaError,
     ModelMissing,
     TemplateFailed,
     Unsupported,
@@ -23,7 +25,7 @@ from mlx_ollama.library import Library
 from mlx_ollama.memory.estimate import Demand
 from mlx_ollama.meter import Meter, measured
 from mlx_ollama.models.capabilities import capabilities, family, parser_name, uses_harmony
-from mlx_ollama.models.describe import details_of
+from mlx_ollama.models.describe import details_of, embeds
 from mlx_ollama.models.directory import jinja_template
 from mlx_ollama.models.names import Reference, Source
 from mlx_ollama.models.parsers import RENDERERS
@@ -40,6 +42,7 @@ from mlx_ollama.types import (
     Completion,
     Delta,
     Done,
+    Embed,
     Event,
     Generation,
     Leased,
@@ -48,6 +51,8 @@ from mlx_ollama.types import (
     Recalled,
     ToolCall,
 )
+
+logger = logging.getLogger(__name__)
 
 Events: TypeAlias = AsyncGenerator[Event | Leased, None]
 
@@ -114,6 +119,23 @@ class Service:
         self._check_completion(call, model)
         options = Options.merge(model.parameters, call.options)
         return self._generate(call, model, options, self._completion_prompt(call, model) if call.prompt else None)
+
+    async def preload(self, names: Sequence[str]) -> None:
+        """Load models that nobody has asked for yet, one after the other; what cannot be loaded is logged."""
+        for name in names:
+            try:
+                await self._preload(name)
+            except MlxOllamaError as error:
+                logger.warning("%s is not preloaded: %s", name, error.message)
+
+    async def _preload(self, name: str) -> None:
+        model = self._find(Completion(model=name))
+        if embeds(model):
+            await self.embed(Embed(model=name))
+            return
+        async with aclosing(self.complete(Completion(model=name))) as events:
+            async for _ in events:
+                pass
 
     def loaded(self) -> Sequence[LoadedModel]:
         """Every model in memory, the latest to expire first."""

@@ -155,6 +155,10 @@ class Settings:
     policies: tuple[Policy, ...] = _setting(
         (), "policies of your own as package.module:Class, comma separated; their options go into the TOML file"
     )
+    preload: tuple[str, ...] = _setting((), "models to load when the server starts, comma separated")
+    spare: bool = _setting(
+        default=True, help_text="keep a worker ready that has everything but a model, so that a load takes less time"
+    )
     prompt_cache_bytes: int = _setting(
         1 << 30, "most bytes of prompts and answers that a model remembers, to read only what is new; 0 remembers none"
     )

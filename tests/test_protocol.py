@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from mlx_ollama import gojson
+from mlx_ollama.framing import Decoder, ProtocolError, encode
 from mlx_ollama.protocol import (
     Cancel,
-    Decoder,
     Embed,
     Embedded,
     Failed,
@@ -15,7 +15,6 @@ from mlx_ollama.protocol import (
     Ping,
     Pong,
     Prompt,
-    ProtocolError,
     Ready,
     Release,
     Released,
@@ -25,7 +24,6 @@ from mlx_ollama.protocol import (
     Step,
     Submit,
     Unloadable,
-    encode,
 )
 from mlx_ollama.types import Delta, Message, TokenLogprob, ToolCall
 

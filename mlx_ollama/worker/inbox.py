@@ -7,7 +7,8 @@ import socket
 import threading
 from collections.abc import Iterable
 
-from mlx_ollama.protocol import Decoder, Frame, Ping, Pong, ProtocolError, encode
+from mlx_ollama.framing import Decoder, ProtocolError, encode
+from mlx_ollama.protocol import Frame, Ping, Pong
 
 logger = logging.getLogger(__name__)
 
