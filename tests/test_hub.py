@@ -1,5 +1,6 @@
 """Pulling from the Hugging Face hub, and what may break on the way."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import mlx_ollama.models
 from mlx_ollama.models.names import ModelName
 from tests.support.hub import COMMIT, LocalHub
 from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
+from tests.support.terminal import terminal
 from tests.worker.gguf_files import TinyLlama, write_gguf
 
 CATALOG = Path(mlx_ollama.models.__file__).with_name("catalog.toml")
@@ -119,8 +121,11 @@ def test_without_a_tag_the_everyday_quantisation_is_taken(server: Server, ggufs:
     [
         ("hf.co/{ggufs}:Q3_K_S", "it has no GGUF file Q3_K_S, but tiny-Q4_K_M.gguf, tiny-Q8_0.gguf"),
         ("hf.co/{mlx}:nobranch", "pull model manifest: {mlx} has no such branch or tag"),
-        ("hf.co/acme/none", "pull model manifest: file does not exist"),
-        ("acme/none", "pull model manifest: file does not exist"),
+        (
+            "hf.co/acme/none",
+            "pull model manifest: file does not exist; what is private is shown to those who set HF_TOKEN",
+        ),
+        ("acme/none", "pull model manifest: file does not exist; what is private is shown to those who set HF_TOKEN"),
         ("hf.co/acme/Parts", "big-00001-of-00002.gguf is one of several parts"),
         ("hf.co/acme/Programs", "it has neither MLX weights (config.json and model*.safetensors) nor a GGUF file"),
     ],
@@ -185,6 +190,22 @@ def test_a_token_is_for_the_hub_alone(tmp_path: Path, hub: LocalHub, mlx: str) -
     assert done.stderr.splitlines() == ["pulling manifest", "pulling model", "writing manifest", "success"]
     assert hub.shown_tokens[f"/api/models/{mlx}/revision/main"] == f"Bearer {TOKEN}"
     assert hub.shown_tokens[_large(mlx)] == ""
+
+
+def test_a_terminal_sees_a_bar_and_can_end_it(tmp_path: Path, hub: LocalHub, mlx: str) -> None:
+    hub.pace = 0.2
+    command = [sys.executable, "-m", "mlx_ollama", "pull", mlx, "--home", str(tmp_path / "home")]
+    with terminal(command, columns=100, env=hub.environment(tmp_path / "hf")) as shown:
+        shown.expect("pulling model")
+        # A rate, and the time that is left.
+        wait_until(
+            lambda: shown.more(1) or re.search(r"▏ [\d.]+ KB/[\d.]+ KB  [\d.]+ KB/s  \d+s", shown.text), "a rate"
+        )
+        shown.type("\x03")
+        assert shown.ended() == 130
+    hub.pace = 0.0
+    assert _pulled(tmp_path, hub, mlx).returncode == 0
+    assert len(hub.ranges) == 1
 
 
 def test_what_breaks_off_is_taken_up_and_never_goes_backwards(server: Server, hub: LocalHub, mlx: str) -> None:

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 from huggingface_hub import HfApi
@@ -101,6 +102,9 @@ def _words(error: Exception, repository: str) -> str:
     match error:
         case GatedRepoError():
             return f"{repository} is for those who have accepted its terms: do so on its page, and set HF_TOKEN"
+        case RepositoryNotFoundError():
+            hidden = error.response.status_code == HTTPStatus.UNAUTHORIZED
+            return "file does not exist" + ("; what is private is shown to those who set HF_TOKEN" if hidden else "")
         case RevisionNotFoundError():
             return f"{repository} has no such branch or tag"
         case OfflineModeIsEnabled():

@@ -69,7 +69,7 @@ def _fetched(repository: str, tag: str) -> Generator[Progress, None, dict[str, A
                 known = told
     except ChildFailed as error:
         if error.told.get("missing"):
-            raise NotOnHub("pull model manifest: file does not exist") from error
+            raise NotOnHub(f"pull model manifest: {error}") from error
         message = str(error) if known else f"pull model manifest: {error}"
         raise JobFailed(message) from error
     return known

@@ -48,17 +48,18 @@ def push(store: Store, call: Push) -> Iterator[Progress]:
 def _of_no_host(store: Store, name: ModelName, registry: str) -> Iterator[Progress]:
     in_library = name.namespace == DEFAULT_NAMESPACE
     repository = repository_of(name) if in_library else f"{name.namespace}/{name.model}"
+    not_there = ""
     if repository:
         try:
             yield from pull_from_hub(store, name, repository, DEFAULT_TAG if in_library else name.tag)
-        except NotOnHub:
-            pass
+        except NotOnHub as error:
+            not_there = error.message
         else:
             return
     try:
         yield from _of_registry(store, name, Registry(name, address=registry))
     except NotInRegistry as error:
-        raise JobFailed(_with_near(error.message, name)) from error
+        raise JobFailed(not_there or _with_near(error.message, name)) from error
 
 
 def _with_near(message: str, name: ModelName) -> str:

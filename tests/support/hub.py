@@ -121,7 +121,9 @@ class LocalHub:
             def _listing(self, path: str) -> None:
                 repository, _, revision = path.partition("/revision/")
                 if repository not in hub.repositories:
-                    return self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+                    # Who shows no token is not told whether there is one that is private.
+                    status = 404 if self.headers.get("authorization") else 401
+                    return self._answer(status, b"{}", {"X-Error-Code": "RepoNotFound"})
                 if revision and revision not in hub.revisions:
                     return self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
                 return self._answer(200, json.dumps(hub.listing(repository)).encode())
