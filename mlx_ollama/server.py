@@ -12,7 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
+from hypercorn.asyncio import run as hypercorn_run
 from hypercorn.asyncio import serve as hypercorn_serve
+from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config, Sockets
 
 from mlx_ollama.app import Gateway, create_gateway
@@ -84,6 +86,8 @@ async def _serve(gateway: Gateway, settings: Settings, listener: Listener, lifel
         lifeline.on_end(loop, asked.set)
     # Starlette and Hypercorn describe the same ASGI with types of their own.
     app = cast("ASGIFramework", gateway.app)
+    # There is no other way to say so.
+    setattr(hypercorn_run, TCPServer.__name__, _Connection)
     listener.connections = gateway.limits.connections
     server = asyncio.create_task(hypercorn_serve(app, _config(settings, listener), shutdown_trigger=asked.wait))
     stop = asyncio.create_task(asked.wait())
@@ -139,6 +143,18 @@ class _Opened(Config):
 
     def create_sockets(self) -> Sockets:
         return Sockets(secure_sockets=[], insecure_sockets=[self._listener], quic_sockets=[])
+
+
+class _Connection(TCPServer):
+    """A connection that is let go as soon as its client has closed it.
+
+    Hypercorn 0.18 leaves the clock of idle connections running then, and waits for it with the file still open: clients
+    that connect anew for each request would use up all that a process may have open.
+    """
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
 
 
 def _config(settings: Settings, listener: Listener) -> Config:
