@@ -18,13 +18,17 @@ from tests.support.server import clean_environment
 RUNS = 30_000
 
 FIELDS = tuple(
-    """model prompt messages role content text type options format think stream input suffix images keep_alive context
-template stop max_tokens max_completion_tokens temperature top_p seed tools tool_choice function name description parameters
-arguments tool_calls tool_call_id id index response_format json_schema schema strict properties required items enum anyOf
-image_url url input_audio data source media_type base64 thinking signature tool_use tool_use_id tool_result is_error system
-instructions reasoning effort summary previous_response_id metadata encoding_format dimensions truncate from files adapters
-license quantize parameters system digest insecure username password destination verbose logprobs top_logprobs n logit_bias
-stream_options include_usage output_config call_id output function_call function_call_output raw""".split()  # noqa: SIM905 - a hundred words in quotes read worse
+    """
+    model prompt messages role content text type options format think stream input suffix images
+    keep_alive context template stop max_tokens max_completion_tokens temperature top_p seed tools
+    tool_choice function name description parameters arguments tool_calls tool_call_id id index
+    response_format json_schema schema strict properties required items enum anyOf image_url url
+    input_audio data source media_type base64 thinking signature tool_use tool_use_id tool_result
+    is_error system instructions reasoning effort summary previous_response_id metadata encoding_format
+    dimensions truncate from files adapters license quantize parameters system digest insecure username
+    password destination verbose logprobs top_logprobs n logit_bias stream_options include_usage
+    output_config call_id output function_call function_call_output raw
+    """.split()  # noqa: SIM905 - a hundred words in quotes read worse
 )
 KINDS = [
     *FIELDS,

@@ -127,7 +127,7 @@ def _row(fault: str, status: int) -> Any:
 def test_bodies_that_are_bombs(bench: Bench, body: bytes, status: int) -> None:
     is_large = len(body) > 1 << 24
     with standing(bench.server, bench.good):
-        for path in PATHS[::3] if is_large else PATHS:
+        for path in PATHS[:1] if is_large else PATHS:
             answer = bench.server.client.post(path, content=body)
             assert answer.status_code == status, answer.text[:200]
             assert answer.json()["error"]

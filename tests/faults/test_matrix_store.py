@@ -119,15 +119,18 @@ def _write(file: str, content: bytes) -> Callable[[Path], None]:
     return write
 
 
-def _empty(file: str, content: str) -> Callable[[Path], None]:
-    return lambda model: (model / file).write_text(content) and None
+def _replace(file: str, content: str) -> Callable[[Path], None]:
+    def replace(model: Path) -> None:
+        (model / file).write_text(content)
+
+    return replace
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "a safetensors file that is cut off": _cut("model.safetensors"),
     "a safetensors file with another header": _write("model.safetensors", b"\xff" * 64),
-    "an empty tokenizer": _empty("tokenizer.json", ""),
-    "a tokenizer of nothing": _empty("tokenizer.json", "{}"),
+    "an empty tokenizer": _replace("tokenizer.json", ""),
+    "a tokenizer of nothing": _replace("tokenizer.json", "{}"),
 }
 
 
