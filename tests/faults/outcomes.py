@@ -36,10 +36,6 @@ class Row:
     outcome: str
 
     @property
-    def cells(self) -> tuple[str, str, str, str]:
-        return self.module, self.fault, self.when, self.outcome
-
-    @property
     def text(self) -> str:
         return f"| {self.fault} | {self.when} | {self.outcome} | `{self.module}` |"
 
@@ -105,7 +101,7 @@ class Recorder:
         if report.failed:
             self._failed.add(Path(report.fspath).name)
         if report.when == "teardown":
-            self._rows += [Row(*value) for name, value in report.user_properties if name == "fault"]
+            self._rows += [row for name, row in report.user_properties if name == "fault" and isinstance(row, Row)]
 
     def pytest_sessionfinish(self) -> None:
         write(row for row in self._rows if row.module not in self._failed)

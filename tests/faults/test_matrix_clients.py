@@ -127,7 +127,7 @@ def _row(fault: str, status: int) -> Any:
 def test_bodies_that_are_bombs(bench: Bench, body: bytes, status: int) -> None:
     is_large = len(body) > 1 << 24
     with standing(bench.server, bench.good):
-        for path in PATHS[::3] if is_large else PATHS:
+        for path in PATHS[:1] if is_large else PATHS:
             answer = bench.server.client.post(path, content=body)
             assert answer.status_code == status, answer.text[:200]
             assert answer.json()["error"]
@@ -147,7 +147,9 @@ def _bomb(fault: str) -> Any:
 @pytest.mark.parametrize("headers", [_bomb(fault) for fault in HEADERS])
 def test_headers_that_are_bombs(bench: Bench, headers: bytes) -> None:
     with standing(bench.server, bench.good), _connect(bench.server) as connection:
+        answer = b""
         # It may close while we are still writing, and what it has said is lost then.
         with suppress(ConnectionError):
             connection.sendall(b"GET /api/tags HTTP/1.1\r\nhost: localhost\r\n" + headers + b"\r\n")
-            assert _answer(connection).partition(b"\r\n")[0] in (b"", b"HTTP/1.1 431 ", b"HTTP/1.1 431")
+            answer = _answer(connection)
+        assert answer.partition(b"\r\n")[0].strip() in (b"", b"HTTP/1.1 431")

@@ -24,7 +24,7 @@ def _say(hexadecimal: str) -> None:
     os.write(_socket(), bytes.fromhex(hexadecimal))
 
 
-def _starve(_: str) -> None:
+def _starve(how: str) -> None:
     """Take all memory that this process can still get."""
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -38,7 +38,7 @@ def _starve(_: str) -> None:
     del reserve
 
 
-def _feed(_: str) -> None:
+def _feed(how: str) -> None:
     """Give it back."""
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
