@@ -347,8 +347,14 @@ def _half(cache: Path, repository: str) -> Path | None:
 
 
 def _downloads(server: Server) -> list[psutil.Process]:
-    children = psutil.Process(server.process.pid).children()
-    return [child for child in children if "mlx_ollama.hub" in child.cmdline()]
+    return [child for child in psutil.Process(server.process.pid).children() if _fetches(child)]
+
+
+def _fetches(process: psutil.Process) -> bool:
+    try:
+        return "mlx_ollama.hub" in process.cmdline()
+    except psutil.Error:  # it has just ended
+        return False
 
 
 def _pulled(
