@@ -29,8 +29,8 @@ class Reading:
     with it. `key` is what prompts must share besides tokens to know of each other; `marks` are positions in rising
     order at which the cache is remembered, because it cannot be shortened to them later. `reused` tokens were known,
     and `difference` is where they end. From `singly_from` on tokens are read one at a time, as they were when they were
-    said: to sum in the same order gives the same numbers. `failure` says why reading had to be given up; `alone` forbids to read it
-    together with others.
+    said: to sum in the same order gives the same numbers. `failure` says why reading had to be given up; `alone`
+    forbids to read it together with others.
     """
 
     id: int
