@@ -8,7 +8,7 @@ FITTING := $(shell for python in $(CANDIDATES); do \
 BIN := .venv/bin
 JOBS := 2
 
-.PHONY: help setup run test check format lint types outcomes bench clean
+.PHONY: help setup tip run test check format lint types outcomes bench clean
 
 help:
 	@echo "make run     set up and serve the demo model on port 11435"
@@ -52,12 +52,15 @@ $(OLLAMA):
 			go install github.com/ollama/ollama@v0.33.0 >/dev/null 2>&1 || \
 		echo "Tip: 'go install github.com/ollama/ollama@v0.33.0' failed; the tests with that command are skipped."
 
-setup: .venv/.ready $(CLIENTS) $(OLLAMA)
+setup: .venv/.ready $(CLIENTS) $(OLLAMA) tip
+
+tip: .venv/.ready
 	@$(BIN)/python -c "import sys; from mlx_ollama.worker.blas import preload_openblas as found; \
 		sys.platform == 'linux' and not found() and \
 		print('Tip: apt-get install libopenblas0-pthread makes MLX on this machine about ten times faster.')"
 
-run: setup
+# What only tests need is left out.
+run: .venv/.ready tip
 	$(BIN)/mlx-ollama demo
 	$(BIN)/mlx-ollama serve
 

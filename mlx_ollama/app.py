@@ -11,17 +11,17 @@ from starlette.middleware import Middleware
 from mlx_ollama.connections import Connections
 from mlx_ollama.doors import DECODERS, DOORS, last_words_of, refuse_of
 from mlx_ollama.durations import keep_alive_seconds
-from mlx_ollama.library import Library, ready
+from mlx_ollama.library import library_of, ready
 from mlx_ollama.link import WorkerLink
 from mlx_ollama.memory.estimate import Estimator
 from mlx_ollama.memory.gauge import MemoryGauge, system_gauge
 from mlx_ollama.memory.guard import MemoryGuard, Thresholds
-from mlx_ollama.models.store import Store, StoredModel
+from mlx_ollama.models.store import StoredModel
 from mlx_ollama.peers import Peers
 from mlx_ollama.policies.access_log import AccessLog
 from mlx_ollama.policies.canonical import Canonical
 from mlx_ollama.policies.concurrency import Concurrency, Slots
-from mlx_ollama.policies.deadline import Deadline, Deadlines
+from mlx_ollama.policies.deadline import Deadline
 from mlx_ollama.policies.decode import Decode
 from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.drain import Drain, InFlight
@@ -34,11 +34,14 @@ from mlx_ollama.policies.keys import CREDENTIALS, Keys
 from mlx_ollama.policies.measure import Figures, Measure
 from mlx_ollama.policies.merge import MergedLists
 from mlx_ollama.policies.origin import Origin
-from mlx_ollama.policies.plugins import OwnPolicy, look_in, with_own
+from mlx_ollama.policies.plugins import OwnPolicy, with_own
 from mlx_ollama.policies.rate_limit import RateLimit, Rates
 from mlx_ollama.policies.shortage import Shortage
 from mlx_ollama.policies.slow_readers import SlowReaders
+from mlx_ollama.policy import look_in
 from mlx_ollama.pool import Pool
+from mlx_ollama.pulse import Care
+from mlx_ollama.recovery import Recovery
 from mlx_ollama.routes import (
     NotFound,
     Resource,
@@ -52,10 +55,12 @@ from mlx_ollama.routes import (
 )
 from mlx_ollama.service import Service
 from mlx_ollama.settings import Settings, load
+from mlx_ollama.spare import Spare
 from mlx_ollama.status.metrics import Metrics
 from mlx_ollama.status.routes import status_resources
 from mlx_ollama.status.vitals import Monitor
 from mlx_ollama.store_routes import UPLOADS, store_resources
+from mlx_ollama.supervision import Backoff, CircuitBreaker
 from mlx_ollama.upstream import Upstream
 
 OVERLOADED = {
@@ -69,10 +74,8 @@ OVERLOADED = {
 class Limits:
     """What the policies count and measure."""
 
-    crowd: Crowd
     slots: Slots
     rates: Rates
-    deadlines: Deadlines
     connections: Connections
 
 
@@ -96,8 +99,9 @@ def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = (), gauge: Mem
         NotAChooser: if `eviction` names none.
     """
     guard = _guard(settings, gauge or system_gauge())
-    pool = _pool(settings, guard)
-    library, in_flight = Library(Store(settings.models, settings.converted)), InFlight()
+    spare = _spare(settings, guard)
+    pool = _pool(settings, guard, spare)
+    library, in_flight = library_of(settings), InFlight()
     limits = _limits(settings)
     monitor = Monitor(pool, guard, limits.slots, limits.rates, lambda: in_flight.phase)
     metrics = Metrics(monitor)
@@ -121,9 +125,13 @@ def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = (), gauge: Mem
         await asyncio.to_thread(library.store.sweep)
         watching = asyncio.create_task(pool.watch_memory())
         in_flight.opened = True
+        spare.refill()
+        preloading = asyncio.create_task(service.preload(settings.preload))
         yield
         watching.cancel()
+        preloading.cancel()
         await pool.close()
+        await spare.close()
         if upstream is not None:
             await upstream.close()
 
@@ -143,28 +151,35 @@ def _limits(settings: Settings) -> Limits:
         message=OVERLOADED[settings.profile],
     )
     return Limits(
-        crowd=Crowd(slots),
         slots=slots,
         rates=Rates(settings.rate_limit, settings.rate_window),
-        deadlines=Deadlines(settings.timeout),
         connections=Connections(),
     )
 
 
-def _pool(settings: Settings, guard: MemoryGuard) -> Pool:
-    async def prepare(model: StoredModel) -> None:
-        await asyncio.to_thread(ready, model)
-
-    async def start(model: StoredModel) -> WorkerLink:
+def _spare(settings: Settings, guard: MemoryGuard) -> Spare:
+    async def start() -> WorkerLink:
         return await WorkerLink.start(
-            model.directory,
             device=settings.device,
             prefill_slice=settings.prefill_slice,
             log_level=settings.log_level,
             prompt_cache_bytes=settings.prompt_cache_bytes,
             prompt_cache_chooser=settings.prompt_cache_chooser,
+            care=Care(settings.worker_heartbeat, settings.worker_patience, settings.worker_grace),
             verdict=guard.verdict,
         )
+
+    return Spare(start, wanted=settings.spare)
+
+
+def _pool(settings: Settings, guard: MemoryGuard, spare: Spare) -> Pool:
+    async def prepare(model: StoredModel) -> None:
+        await asyncio.to_thread(ready, model)
+
+    async def start(model: StoredModel) -> WorkerLink:
+        worker = await spare.take()
+        worker.load(model.directory)
+        return worker
 
     return Pool(
         prepare,
@@ -173,7 +188,11 @@ def _pool(settings: Settings, guard: MemoryGuard) -> Pool:
         load_timeout=settings.load_timeout,
         guard=guard,
         estimator=Estimator(settings.device),
-        eviction=chooser(settings.eviction),
+        eviction=chooser(settings.eviction, settings.home),
+        recovery=Recovery(
+            Backoff(settings.worker_backoff, settings.worker_backoff_most),
+            lambda: CircuitBreaker(settings.worker_breaker, settings.worker_breaker_open),
+        ),
     )
 
 
@@ -210,13 +229,13 @@ def _policies(
         Middleware(Errors, refuse_of=refuse_of),
         Middleware(Shortage, alarm=alarm),
         Middleware(Keys, keys=settings.keys),
-        Middleware(InFlightCap, crowd=limits.crowd, paths=DOORS),
+        Middleware(InFlightCap, crowd=Crowd(limits.slots), paths=DOORS),
         Middleware(Decode, decoders=DECODERS, max_body=settings.max_body, timeout=settings.body_timeout),
         Middleware(Canonical, enabled=settings.canonical),
         Middleware(Drain, in_flight=in_flight),
         Middleware(RateLimit, rates=limits.rates, peers=Peers(settings.trusted_proxies)),
         Middleware(CancelOnDisconnect, uploads=UPLOADS),
-        Middleware(Deadline, deadlines=limits.deadlines),
+        Middleware(Deadline, seconds=settings.timeout),
         # Users' own stand here, unless they name another place.
         Middleware(MergedLists, upstream=upstream),
         Middleware(Fallback, upstream=upstream, last_words_of=last_words_of),

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from mlx_ollama.commands import (
+    adopt,
     config,
     cp,
     create,
     importing,
     listing,
     ps,
+    pull,
     rm,
     run,
     serve,
@@ -30,7 +32,7 @@ from mlx_ollama.settings import SettingsError, help_texts, load
 
 COMMANDS = (
     *(serve, supervise, service, status),
-    *(importing, listing, show, create, cp, rm),
+    *(importing, pull, adopt, listing, show, create, cp, rm),
     *(run, ps, stop, config),
 )
 """In the order in which `--help` lists them."""

@@ -13,7 +13,6 @@ class Connections:
     """What a `Listener` has accepted and somebody still holds."""
 
     def __init__(self) -> None:
-        self.cut = 0
         self._sockets: WeakValueDictionary[tuple[str, int], socket.socket] = WeakValueDictionary()
 
     def __len__(self) -> int:
@@ -24,7 +23,6 @@ class Connections:
 
     def hang_up(self, address: tuple[str, int]) -> None:
         """End a connection at once, whatever is still to be sent on it; quiet if it has ended by itself."""
-        self.cut += 1
         connection = self._sockets.get(address)
         if connection is not None:
             with suppress(OSError):

@@ -18,8 +18,8 @@ from mlx_ollama.models.describe import details_of, embeds
 from mlx_ollama.models.names import Reference, Source
 from mlx_ollama.models.store import StoredModel
 from mlx_ollama.options import Options
-from mlx_ollama.pool import Pool
 from mlx_ollama.resident import Lease
+from mlx_ollama.survival import Survival
 from mlx_ollama.types import Embed, Embeddings, Usage
 
 ContextOf = Callable[[Options, Lease, StoredModel], int]
@@ -31,9 +31,9 @@ MOST_NUMBERS = 1 << 25
 class EmbeddingService:
     """Embeds with the models of a library; `context_of` says how many tokens a text may have."""
 
-    def __init__(self, library: Library, pool: Pool, meter: Meter, context_of: ContextOf) -> None:
+    def __init__(self, library: Library, survival: Survival, meter: Meter, context_of: ContextOf) -> None:
         self._library = library
-        self._pool = pool
+        self._survival = survival
         self._meter = meter
         self._context_of = context_of
 
@@ -82,27 +82,30 @@ class EmbeddingService:
 
     async def _embed(self, call: Embed, inputs: tuple[str, ...], model: StoredModel, options: Options) -> Embeddings:
         entered = time.monotonic_ns()
-        async with self._pool.lease(model, call.keep_alive) as lease:
-            loaded = time.monotonic_ns()
-            context = self._context_of(options, lease, model)
-            lease.resident.context_length = context
-            if not inputs:
-                return Embeddings(())
-            vectors: list[Sequence[float]] = [()] * len(inputs)
-            tokens = 0
-            pieces = lease.link.embed(
-                inputs,
-                context=context,
-                truncate=call.truncate,
-                normalize=call.normalize,
-                dimensions=call.dimensions,
-            )
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    tokens += piece.tokens
-                    for index, vector in piece.vectors:
-                        vectors[index] = Written(vector)
-            now = time.monotonic_ns()
-        usage = Usage(tokens, now - loaded, 0, 0, load_ns=max(1, loaded - entered), total_ns=now - entered)
-        self._meter.answered(model.name.display, usage)
-        return Embeddings(vectors, usage)
+        request = self._survival.request(model, call.keep_alive, None, inputs)
+        while True:
+            async with request.attempt() as lease:
+                loaded = time.monotonic_ns()
+                context = self._context_of(options, lease, model)
+                lease.resident.context_length = context
+                if not inputs:
+                    return Embeddings(())
+                vectors: list[Sequence[float]] = [()] * len(inputs)
+                tokens = 0
+                pieces = lease.link.embed(
+                    inputs,
+                    context=context,
+                    truncate=call.truncate,
+                    normalize=call.normalize,
+                    dimensions=call.dimensions,
+                )
+                async with aclosing(pieces):
+                    async for piece in pieces:
+                        await request.goes_on()
+                        tokens += piece.tokens
+                        for index, vector in piece.vectors:
+                            vectors[index] = Written(vector)
+                now = time.monotonic_ns()
+                usage = Usage(tokens, now - loaded, 0, 0, load_ns=max(1, loaded - entered), total_ns=now - entered)
+                self._meter.answered(model.name.display, usage)
+                return Embeddings(vectors, usage)

@@ -24,7 +24,9 @@ MlxOllamaError
 ├── ShuttingDown
 └── WorkerError
     ├── LoadFailed        the model could not be loaded
+    │   └── LoadPaused    too often of late, so that it is not tried for a while
     ├── WorkerDied        the process went away under a request
+    ├── Poisonous         it did so twice under this prompt
     └── GenerationFailed  the engine gave this one request up
 """
 
@@ -193,6 +195,18 @@ class WorkerError(MlxOllamaError):
 
 class LoadFailed(WorkerError):
     """The worker could not load the model."""
+
+
+class LoadPaused(LoadFailed):
+    """The model has failed to load several times in a row, and is left alone for a while."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Poisonous(WorkerError):
+    """The prompt was with workers that died, more than once, and is not tried again."""
 
 
 class WorkerDied(WorkerError):

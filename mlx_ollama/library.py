@@ -2,27 +2,56 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from mlx_ollama.errors import CloudDisabled, InvalidRequest, JobFailed, LoadFailed, ModelMissing, ModelNotFound
+from mlx_ollama.errors import (
+    CloudDisabled,
+    InvalidRequest,
+    JobFailed,
+    LoadFailed,
+    MlxOllamaError,
+    ModelMissing,
+    ModelNotFound,
+)
 from mlx_ollama.models.capabilities import capabilities
 from mlx_ollama.models.creating import Creator
 from mlx_ollama.models.describe import described, details_of
 from mlx_ollama.models.directory import NotAModel, jinja_template
+from mlx_ollama.models.elsewhere import Elsewhere, HubCache, OllamaStore
 from mlx_ollama.models.making import MakingFailed, make
 from mlx_ollama.models.modelfile import DEFAULT_TEMPLATE, modelfile_text, parameters_text
 from mlx_ollama.models.names import ModelName, Reference, Source
 from mlx_ollama.models.store import Store, StoredModel, StoreError
+from mlx_ollama.settings import Settings, hub_cache
 from mlx_ollama.types import Copy, Create, Delete, ListedModel, Progress, Pull, Push, Show, ShownModel
 
 _COPILOT = "GitHubCopilotChat/"
+_NS = 1_000_000_000
+
+
+def places(settings: Settings, ollama: Path | None = None) -> Sequence[Elsewhere]:
+    """Where else models may lie: in the store of an Ollama, at `ollama` if it is given, and in the hub's cache."""
+    return OllamaStore(ollama or settings.ollama_models, settings.converted), HubCache(hub_cache())
+
+
+def library_of(settings: Settings) -> "Library":
+    """The models that the settings name."""
+    store = Store(settings.models, settings.converted)
+    return Library(store, settings.registry, places(settings) if settings.adopt else ())
 
 
 class Library:
-    """What can be done with the models of a store. Everything here reads or writes files, and may take a while."""
+    """What can be done with the models of a store. Everything here reads or writes files, and may take a while.
 
-    def __init__(self, store: Store) -> None:
+    Names without a host are pulled from `registry`, an address as `https://host`. What lies `elsewhere` is listed and
+    used as if it was here, where nothing here has its name; what is built on it enters it into the store.
+    """
+
+    def __init__(self, store: Store, registry: str = "", elsewhere: Sequence[Elsewhere] = ()) -> None:
         self.store = store
+        self._registry = registry
+        self._elsewhere = elsewhere
         self._creator = Creator(store, self.pull)
 
     def find(self, name: ModelName) -> StoredModel | None:
@@ -32,12 +61,13 @@ class Library:
             JobFailed: if it cannot be read.
         """
         try:
-            return self.store.find(name)
+            found = self.store.find(name)
         except StoreError as error:
             raise JobFailed(str(error)) from error
+        return found or next((model for place in self._elsewhere if (model := place.find(name))), None)
 
     def list(self) -> Sequence[ListedModel]:
-        """Every model of the store, newest first."""
+        """Every model, newest first."""
         return [
             ListedModel(
                 name=model.name.display,
@@ -49,8 +79,33 @@ class Library:
                 remote_model=str(model.config.get("remote_model", "")),
                 remote_host=model.remote_host,
             )
-            for model in self.store.models()
+            for model in self._models()
         ]
+
+    def _models(self) -> Sequence[StoredModel]:
+        found = list(self.store.models())
+        taken = {model.name.full.lower() for model in found}
+        for place in self._elsewhere:
+            new = [model for model in place.models() if model.name.full.lower() not in taken]
+            taken |= {model.name.full.lower() for model in new}
+            found += new
+        return sorted(found, key=lambda model: model.modified // _NS, reverse=True)
+
+    def _adopted(self, name: ModelName) -> None:
+        """Enter a model that lies elsewhere, since something is to be built on it.
+
+        Raises:
+            JobFailed: if that cannot be done.
+        """
+        if self.store.stored_name(name) is not None:
+            return
+        try:
+            for place in self._elsewhere:
+                if model := place.find(name):
+                    place.adopt(model, self.store)
+                    return
+        except (StoreError, NotAModel) as error:
+            raise JobFailed(str(error)) from error
 
     def show(self, call: Show) -> ShownModel:
         """Describe a model.
@@ -115,6 +170,7 @@ class Library:
         """
         source = _name("source", call.model)
         destination = _name("destination", call.destination)
+        self._adopted(source)
         stored = self.store.stored_name(source)
         if stored is None:
             raise ModelNotFound(f'model "{call.model}" not found')
@@ -138,6 +194,9 @@ class Library:
             raise InvalidRequest(f'name "{call.model}" is invalid') from error
         stored = self.store.stored_name(name)
         if stored is None:
+            owner = next((place.owner for place in self._elsewhere if place.find(name)), "")
+            if owner:
+                raise InvalidRequest(f'model "{call.model}" belongs to {owner} and is deleted there')
             raise ModelMissing(call.model)
         try:
             self.store.delete(stored)
@@ -150,6 +209,8 @@ class Library:
         Raises:
             InvalidRequest, JobFailed: at once or on the way.
         """
+        if call.source and (reference := _reference(call.source)):
+            self._adopted(reference.name)
         return self._creator.create(call)
 
     def pull(self, call: Pull) -> Iterator[Progress]:
@@ -161,7 +222,7 @@ class Library:
         # An HTTP client takes a while to load, and most commands need none.
         from mlx_ollama.models.pulling import pull  # noqa: PLC0415 - see above
 
-        return pull(self.store, call)
+        return pull(self.store, call, self._registry)
 
     def push(self, call: Push) -> Iterator[Progress]:
         """Send a model (wire-spec 6.3).
@@ -196,6 +257,14 @@ def _weights_path(model: StoredModel) -> str:
     if model.weights is None or model.weights.parts:
         return ""
     return str(model.weights.gguf or model.weights.directory)
+
+
+def _reference(text: str) -> Reference | None:
+    """A reference, if it is one; whoever wants it complains otherwise."""
+    try:
+        return Reference.parse(text)
+    except MlxOllamaError:
+        return None
 
 
 def _name(what: str, text: str) -> ModelName:

@@ -23,17 +23,20 @@ from mlx_ollama.errors import (
     TemplateFailed,
     WorkerDied,
 )
+from mlx_ollama.framing import Decoder, ProtocolError, encode
+from mlx_ollama.mailbox import Mailbox
 from mlx_ollama.protocol import (
     Cancel,
-    Decoder,
     Embed,
     Embedded,
     Failed,
     Finished,
     Frame,
     Known,
+    Load,
+    Ping,
+    Pong,
     Prompt,
-    ProtocolError,
     Ready,
     Release,
     Released,
@@ -44,8 +47,8 @@ from mlx_ollama.protocol import (
     Step,
     Submit,
     Unloadable,
-    encode,
 )
+from mlx_ollama.pulse import Care, Pulse
 from mlx_ollama.settings import local_only
 from mlx_ollama.types import Delta, Done, Event, Recalled, Rendered, Usage, Vectors
 from mlx_ollama.workerlog import WorkerLog
@@ -55,54 +58,28 @@ logger = logging.getLogger(__name__)
 SOCKET_BUFFER_BYTES = 1 << 20
 """macOS gives a socketpair 8 KiB, less than one long prompt."""
 
-LARGEST_BACKLOG = 1024
-"""Events that wait for a slow reader; twice as many are joined to half as many, so none is lost."""
-
-TERMINATE_SECONDS = 5.0
-
 LAST_WORDS_SECONDS = 1.0
 """For what a worker said before it died."""
 
 RELEASE_SECONDS = 1.0
 """How long a worker may take to give memory back. One that is in the middle of a prompt does it after its slice."""
 
+_NEXT = "the next request starts a new one"
+
 Verdict = Callable[[int | None, str], MlxOllamaError]
 """From a process' exit status, and how people are told of it, to what its end means for those who wait."""
-
-
-class Mailbox:
-    """Events of one request between the worker's frames and the task that sends them on."""
-
-    def __init__(self) -> None:
-        self._events: list[Event | Recalled | Vectors | Exception] = []
-        self._waiter: asyncio.Future[None] | None = None
-
-    def put(self, event: Event | Recalled | Vectors | Exception) -> None:
-        """Add an event; never waits."""
-        self._events.append(event)
-        if isinstance(event, Delta) and len(self._events) >= 2 * LARGEST_BACKLOG:
-            recent = self._events[LARGEST_BACKLOG:]
-            pieces = [piece for piece in recent if isinstance(piece, Delta)]
-            # Whatever is no piece is the end of the answer, and comes last.
-            rest = [other for other in recent if not isinstance(other, Delta)]
-            self._events[LARGEST_BACKLOG:] = [Delta.joined(pieces), *rest]
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def take(self) -> list[Event | Recalled | Vectors | Exception]:
-        """Everything that has arrived, at least one event."""
-        if not self._events:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        events, self._events = self._events, []
-        return events
 
 
 class WorkerLink(asyncio.Protocol):
     """A running worker. Made by `start`, usable until `alive` turns false, then made anew by whoever owns it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: WorkerLog, verdict: Verdict) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: WorkerLog, care: Care, verdict: Verdict) -> None:
         self.process = process
+        self._care = care
+        self._pulse = Pulse(care)
+        self._nurse: asyncio.Task[None] | None = None
+        self._is_deaf = False
+        self._is_excused = False
         self._log = log
         self._verdict = verdict
         self._releases: deque[asyncio.Future[int]] = deque()
@@ -118,16 +95,18 @@ class WorkerLink(asyncio.Protocol):
     @classmethod
     async def start(
         cls,
-        directory: Path,
         *,
         device: str,
         prefill_slice: float,
         log_level: str,
         prompt_cache_bytes: int,
         prompt_cache_chooser: str,
+        care: Care,
         verdict: Verdict,
     ) -> "WorkerLink":
-        """Start a worker on a model directory; `loaded` tells when it can be used, `verdict` judges its end.
+        """Start a worker, which then waits for its model (`load`). `verdict` judges its end.
+
+        It is looked after from now on, while it loads, too, and ended if it answers no more.
 
         The worker gets a session of its own, so that Ctrl-C in a terminal reaches the gateway only.
         """
@@ -140,7 +119,7 @@ class WorkerLink(asyncio.Protocol):
             with theirs:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", "mlx_ollama.worker", "--fd", str(theirs.fileno())),
-                    *("--model", str(directory), "--device", device),
+                    *("--device", device),
                     *("--prefill-slice", str(prefill_slice), "--log-level", log_level),
                     *("--prompt-cache-bytes", str(prompt_cache_bytes), "--prompt-cache-chooser", prompt_cache_chooser),
                     env=local_only(),
@@ -155,13 +134,30 @@ class WorkerLink(asyncio.Protocol):
         log.worker = process.pid
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        _, link = await loop.create_connection(lambda: cls(process, log, verdict), sock=ours)
+        _, link = await loop.create_connection(lambda: cls(process, log, care, verdict), sock=ours)
         return link
 
     @property
     def alive(self) -> bool:
         """Whether requests can be sent; false from the moment in which the socket closes."""
         return not self._is_lost and not self.died.is_set()
+
+    @property
+    def fell(self) -> bool:
+        """Whether it is dead, though nobody has ended it and it has said nothing of a model that cannot be loaded."""
+        return self.died.is_set() and (self._is_deaf or not self._is_excused)
+
+    def load(self, directory: Path) -> None:
+        """Have the worker load its model; `loaded` tells when it can be used.
+
+        Raises:
+            WorkerDied, OutOfMemory: if it is gone.
+        """
+        self._send(Load(str(directory)))
+
+    async def settled(self) -> None:
+        """Wait until the model is loaded or cannot be."""
+        await asyncio.wait([self._ready])
 
     async def loaded(self, within: float) -> Ready:
         """Wait until the model is loaded, for `within` seconds at most.
@@ -176,18 +172,25 @@ class WorkerLink(asyncio.Protocol):
             raise LoadFailed(f"loading the model took longer than {within:g} s (MLX_API_LOAD_TIMEOUT)") from None
 
     def generate(
-        self, prompt: Prompt, sampling: Sampling, *, want_context: bool, grammar: str = ""
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        *,
+        want_context: bool,
+        grammar: str = "",
+        resume: tuple[int, ...] = (),
     ) -> AsyncGenerator[Event | Recalled, None]:
         """The events of one answer, the last one `Done`, with `Recalled` in front.
 
-        Closing the generator early cancels the generation.
+        Of the answer the tokens of `resume` are known; events go on behind them. Closing the generator early cancels
+        the generation.
 
         Raises:
             WorkerError, InvalidRequest, TemplateFailed: as the worker says, or because it died.
         """
         request = next(self._ids)
         # Vectors answer nothing but `Embed`.
-        answer = self._conversation(request, Submit(request, prompt, sampling, want_context, grammar))
+        answer = self._conversation(request, Submit(request, prompt, sampling, want_context, grammar, resume))
         return cast("AsyncGenerator[Event | Recalled, None]", answer)
 
     async def render(self, prompt: Prompt) -> Rendered:
@@ -234,12 +237,13 @@ class WorkerLink(asyncio.Protocol):
 
     async def stop(self) -> None:
         """End the process: its socket closes, then SIGTERM's patience, then SIGKILL."""
+        self._is_excused = True
         if self._transport is not None:
             self._transport.abort()
         with suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(self.process.wait(), TERMINATE_SECONDS)
+            await asyncio.wait_for(self.process.wait(), self._care.grace)
         except TimeoutError:
             with suppress(ProcessLookupError):
                 self.process.kill()
@@ -249,8 +253,10 @@ class WorkerLink(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.Transport):
             self._transport = transport
+            self._nurse = asyncio.get_running_loop().create_task(self._look_after())
 
     def data_received(self, data: bytes) -> None:
+        self._pulse.heard()
         try:
             for frame in self._decoder.feed(data):
                 self._dispatch(frame)
@@ -261,7 +267,19 @@ class WorkerLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
+        if self._nurse is not None and not self._is_deaf:
+            self._nurse.cancel()
         self._reaper = asyncio.get_running_loop().create_task(self._reap())
+
+    async def _look_after(self) -> None:
+        def ask() -> None:
+            with suppress(WorkerDied, OutOfMemory):
+                self._send(Ping())
+
+        await self._pulse.stopped(ask)
+        self._is_deaf = True
+        logger.error("worker %d has not answered for %g s and is ended", self.process.pid, self._care.patience)
+        await self.stop()
 
     async def _conversation(
         self, request: int, opening: Submit | Render | Embed
@@ -311,9 +329,12 @@ class WorkerLink(asyncio.Protocol):
             case Ready() if not self._ready.done():
                 self._ready.set_result(frame)
             case Unloadable() if not self._ready.done():
+                self._is_excused = True
                 self._ready.set_exception((OutOfMemory if frame.kind == "memory" else LoadFailed)(frame.reason))
             case Released() if self._releases:
                 self._released(self._releases.popleft(), frame.freed)
+            case Pong():
+                pass
             case _:
                 logger.error("worker %d sent an unexpected %s", self.process.pid, type(frame).__name__)
 
@@ -330,7 +351,7 @@ class WorkerLink(asyncio.Protocol):
     async def _reap(self) -> None:
         """The socket is closed: learn how the process ended, and tell everyone who waits."""
         try:
-            status = await asyncio.wait_for(self.process.wait(), TERMINATE_SECONDS)
+            status = await asyncio.wait_for(self.process.wait(), self._care.grace)
         except TimeoutError:
             with suppress(ProcessLookupError):
                 self.process.kill()
@@ -346,6 +367,8 @@ class WorkerLink(asyncio.Protocol):
             mailbox.put(end)
 
     def _end(self, status: int | None) -> MlxOllamaError:
+        if self._is_deaf:
+            return WorkerDied(f"the model worker has not answered for {self._care.patience:g} s and was ended; {_NEXT}")
         return self._verdict(status, _obituary(status))
 
 
@@ -370,5 +393,5 @@ def _obituary(status: int | None) -> str:
     if status < 0:
         name = next((known.name for known in signal.Signals if known == -status), f"signal {-status}")
         hint = ", perhaps for want of memory" if name in ("SIGKILL", "SIGABRT") else ""
-        return f"the model worker has unexpectedly stopped ({name}{hint}); the next request starts a new one"
-    return f"the model worker has unexpectedly stopped (exit status {status}); the next request starts a new one"
+        return f"the model worker has unexpectedly stopped ({name}{hint}); {_NEXT}"
+    return f"the model worker has unexpectedly stopped (exit status {status}); {_NEXT}"

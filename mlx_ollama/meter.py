@@ -5,8 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
 
-from mlx_ollama.resident import Lease
-from mlx_ollama.types import Delta, Done, Event, Recalled, Usage
+from mlx_ollama.types import Delta, Done, Event, Leased, Recalled, Usage
 
 
 class Meter(Protocol):
@@ -26,29 +25,18 @@ class Meter(Protocol):
 
 
 async def measured(
-    answer: AsyncGenerator[Event | Recalled, None],
-    meter: Meter,
-    lease: Lease,
-    *,
-    model: str,
-    prompt_tokens: int,
-    entered: int,
-) -> AsyncGenerator[Event | Recalled, None]:
-    """The same events. The meter learns of them, and the lease how much of its claim is used up.
-
-    `entered` is in nanoseconds of the monotonic clock, `prompt_tokens` the estimate that the claim was made with.
-    """
+    answer: AsyncGenerator[Event | Leased, None], meter: Meter, *, model: str, entered: int
+) -> AsyncGenerator[Event | Leased, None]:
+    """The same events, of which the meter learns. `entered` is in nanoseconds of the monotonic clock."""
     is_first = True
     async with aclosing(answer) as events:
         async for event in events:
             match event:
                 case Recalled():
                     meter.recalled(model, event.reused)
-                case Delta():
-                    lease.reached(prompt_tokens + event.position + len(event.tokens))
-                    if is_first:
-                        meter.first_token(model, (time.monotonic_ns() - entered) / 1e9)
-                        is_first = False
+                case Delta() if is_first:
+                    meter.first_token(model, (time.monotonic_ns() - entered) / 1e9)
+                    is_first = False
                 case Done(usage=Usage() as usage):
                     meter.answered(model, usage)
             yield event

@@ -1,7 +1,9 @@
 """A policy of the user's own, as the settings or a program name it; `policies/plugins.py` makes it."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -20,6 +22,12 @@ class Policy:
 
     def __str__(self) -> str:
         return self.use if isinstance(self.use, str) else getattr(self.use, "__name__", repr(self.use))
+
+
+def look_in(folder: Path) -> None:
+    """Let modules of this folder be found, after all others."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def policies(value: Any) -> tuple[Policy, ...]:

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from mlx_ollama import gotime
-from mlx_ollama.errors import LoadFailed, MlxOllamaError, NoRoom, OutOfMemory
+from mlx_ollama.errors import LoadFailed, MlxOllamaError, NoRoom, OutOfMemory, ShuttingDown
 from mlx_ollama.link import WorkerLink
 from mlx_ollama.memory.estimate import Demand, Estimator
 from mlx_ollama.memory.guard import MemoryGuard
 from mlx_ollama.models.store import StoredModel
 from mlx_ollama.policies.eviction import Eviction
 from mlx_ollama.protocol import Ready
+from mlx_ollama.recovery import Recovery
 from mlx_ollama.resident import Lease, Resident, Tally
 from mlx_ollama.residents import Residents
 
@@ -29,7 +30,7 @@ class Pool:
 
     `prepare` sees to it that a model's directory is there, `start` makes a worker for it. `keep_alive` (seconds) counts
     where no request has said otherwise; `load_timeout` is in seconds. `guard` is asked for room, `eviction` for the
-    order in which idle models make it.
+    order in which idle models make it. `recovery` says when what has died or failed is started again.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Pool:
         guard: MemoryGuard,
         estimator: Estimator,
         eviction: Eviction,
+        recovery: Recovery | None = None,
     ) -> None:
         self._prepare = prepare
         self._start = start
@@ -51,7 +53,7 @@ class Pool:
         self._estimator = estimator
         self.tally = Tally()
         self._residents = Residents(eviction, self.tally)
-        self._dead: set[str] = set()
+        self._recovery = recovery or Recovery()
         self._chores: set[asyncio.Task[None]] = set()
         self._refusal: MlxOllamaError | None = None
 
@@ -65,7 +67,7 @@ class Pool:
         hold in the model's cache, None for nothing.
 
         Raises:
-            LoadFailed: if the model cannot be loaded.
+            LoadFailed: if the model cannot be loaded, `LoadPaused` if it is not tried for a while.
             OutOfMemory: if there is no room for it, or for the request.
             MlxOllamaError: what `fail_all` was given, from then on.
         """
@@ -119,7 +121,8 @@ class Pool:
         await self._guard.watch(self._residents)
 
     async def close(self) -> None:
-        """End every worker and wait until they are gone."""
+        """End every worker and wait until they are gone; none is started any more."""
+        self._refusal = self._refusal or ShuttingDown()
         for resident in self._residents.all():
             self._residents.unload(resident, "shutdown")
         while pending := [*self._chores, *self._residents.stops()]:
@@ -132,8 +135,10 @@ class Pool:
         if found is not None and found.link is not None:
             # Its socket is closed, but its process may still hold the weights.
             self._residents.stop(found, found.link)
+            self._residents.forget(found)
             self._mourn(found)
-        resident = Resident(model, self._keep_alive, is_restart=model.weights_digest in self._dead)
+        self._recovery.admit(model.weights_digest, model.name.display)
+        resident = Resident(model, self._keep_alive, is_restart=self._recovery.is_restart(model.weights_digest))
         self._residents.add(resident)
         resident.loading = asyncio.create_task(self._load(resident, demand))
         # If every caller has left, nobody is told of a failure; it is logged all the same.
@@ -142,6 +147,7 @@ class Pool:
 
     async def _load(self, resident: Resident, demand: Demand | None) -> Ready:
         try:
+            await self._pause(resident)
             # A predecessor's memory must be free before the same weights come in again.
             await self._residents.stopped(resident.key)
             await self._prepare(resident.model)
@@ -152,8 +158,10 @@ class Pool:
         except Exception as error:
             self._residents.forget(resident)
             if resident.link is not None:
+                if resident.link.fell:
+                    self._mourn(resident)
                 self._residents.stop(resident, resident.link)
-            self._count_failure(error)
+            self._count_failure(resident, error)
             logger.warning("%s cannot be loaded: %s", resident.name, error)
             if isinstance(error, OSError):
                 raise LoadFailed(f"no worker can be started: {error}") from error
@@ -161,6 +169,11 @@ class Pool:
         self._arrived(resident, resident.ready, time.monotonic() - began)
         self._chore(self._watch(resident, resident.link))
         return resident.ready
+
+    async def _pause(self, resident: Resident) -> None:
+        if pause := self._recovery.pause(resident.key):
+            logger.warning("%s has lost its workers repeatedly: the next is started in %.1f s", resident.name, pause)
+            await asyncio.sleep(pause)
 
     async def _reserve(self, resident: Resident, demand: Demand | None) -> None:
         def promise(size: int) -> None:
@@ -172,7 +185,7 @@ class Pool:
     def _arrived(self, resident: Resident, ready: Ready, seconds: float) -> None:
         """It is loaded: what was promised is now in use, and its worker has told where numbers are kept."""
         logger.info("%s loaded in %.2f s", resident.name, seconds)
-        self._dead.discard(resident.key)
+        self._recovery.started(resident.key)
         self._estimator.learn(ready.device)
         resident.promised = 0
         resident.token_bytes = self._estimator.token_bytes(resident.model)
@@ -181,11 +194,14 @@ class Pool:
         self.tally.loads += 1
         self.tally.load_seconds += seconds
 
-    def _count_failure(self, error: Exception) -> None:
+    def _count_failure(self, resident: Resident, error: Exception) -> None:
         if isinstance(error, NoRoom):
             self.tally.refused_loads += 1
-        else:
-            self.tally.failed_loads += 1
+            return
+        self.tally.failed_loads += 1
+        # Want of memory passes, and has a guard of its own.
+        if not isinstance(error, OutOfMemory):
+            self._recovery.failed(resident.key, str(error))
 
     async def _loaded(self, resident: Resident) -> tuple[WorkerLink, Ready]:
         if resident.loading is None:
@@ -227,7 +243,7 @@ class Pool:
 
     def _mourn(self, resident: Resident) -> None:
         """Nobody ended its worker: whoever loads the same weights next restarts it."""
-        self._dead.add(resident.key)
+        self._recovery.died(resident.key)
         self.tally.deaths += 1
 
     def _chore(self, work: Awaitable[None]) -> None:

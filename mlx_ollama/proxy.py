@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mlx_ollama.gojson import dumps
+from mlx_ollama.reaching import address, authorization, reason
 from mlx_ollama.settings import Settings, load
 
 OLLAMA_URL = "http://127.0.0.1:11434"
@@ -45,9 +46,9 @@ def create_proxy(mlx: str | None = None, ollama: str | None = None, *, key: str 
         async with _prober(key) as client:
             try:
                 health = await client.get(f"{mlx}/health")
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 return _json(
-                    {"status": "unavailable", "error": f"{mlx} does not answer: {_reason(error)}"}, _BAD_GATEWAY
+                    {"status": "unavailable", "error": f"{mlx} does not answer: {reason(error)}"}, _BAD_GATEWAY
                 )
         return Response(health.content, health.status_code, {"content-type": health.headers.get("content-type", "")})
 
@@ -66,7 +67,7 @@ class Client:
 
     def __init__(self, mlx: str | None = None, ollama: str | None = None, *, key: str = "") -> None:
         mlx, ollama = _addresses(mlx, ollama)
-        self._servers: tuple[tuple[str, dict[str, str]], ...] = ((mlx, _credentials(key)), (ollama, {}))
+        self._servers: tuple[tuple[str, dict[str, str]], ...] = ((mlx, authorization(key)), (ollama, {}))
         self._http = httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(None, connect=CONNECT_SECONDS))
 
     async def __aenter__(self) -> Self:
@@ -111,10 +112,10 @@ class Client:
                         begun = True
                         yield _piece(line, url)
                     return
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 if begun:
-                    raise NoAnswer(f"{url} broke off its answer: {_reason(error)}") from error
-                refusals.append(f"{url} does not answer: {_reason(error)}")
+                    raise NoAnswer(f"{url} broke off its answer: {reason(error)}") from error
+                refusals.append(f"{url} does not answer: {reason(error)}")
                 status = None
         raise NoAnswer("; ".join(refusals), status)
 
@@ -142,7 +143,7 @@ async def _probe(url: str, key: str) -> dict[str, Any]:
     async with _prober(key) as client:
         try:
             answer = await client.get(url)
-        except httpx.TransportError:
+        except httpx.RequestError:
             return {"status": "unavailable", "available": False}
     is_well = answer.status_code == _OK
     return {"status": _own_word(answer) or ("healthy" if is_well else "unavailable"), "available": is_well}
@@ -158,19 +159,13 @@ def _own_word(answer: httpx.Response) -> str:
 
 
 def _prober(key: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(trust_env=False, timeout=PROBE_SECONDS, headers=_credentials(key))
-
-
-def _credentials(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"} if key else {}
+    return httpx.AsyncClient(trust_env=False, timeout=PROBE_SECONDS, headers=authorization(key))
 
 
 def _addresses(mlx: str | None, ollama: str | None) -> tuple[str, str]:
     settings = load().settings if mlx is None or ollama is None else Settings()
     if mlx is None:
-        # An address to listen on at every interface is none to ask.
-        host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host  # noqa: S104 - compared only
-        mlx = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+        mlx = address(settings.host, settings.port)
     if ollama is None:
         ollama = settings.upstream or OLLAMA_URL
     return mlx.rstrip("/"), ollama.rstrip("/")
@@ -178,10 +173,6 @@ def _addresses(mlx: str | None, ollama: str | None) -> tuple[str, str]:
 
 def _json(value: Mapping[str, Any], status: int = _OK) -> Response:
     return Response(dumps(value), status, {"content-type": "application/json; charset=utf-8"})
-
-
-def _reason(error: httpx.TransportError) -> str:
-    return str(error) or type(error).__name__
 
 
 def __getattr__(name: str) -> Starlette:

@@ -122,12 +122,17 @@ class Lease:
 
 @dataclass
 class Tally:
-    """What a pool has done so far, for those who measure it."""
+    """What a pool has done so far, for those who measure it.
+
+    Of the requests that were `tried_again` after a worker's death, `resumed` were in the middle of their answers.
+    """
 
     loads: int = 0
     load_seconds: float = 0.0
     failed_loads: int = 0
     refused_loads: int = 0
     deaths: int = 0
+    tried_again: int = 0
+    resumed: int = 0
     unloads: Counter[str] = field(default_factory=Counter)
     """By reason: keep_alive, request, memory, death, shutdown."""

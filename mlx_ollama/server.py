@@ -16,6 +16,7 @@ from hypercorn.asyncio import run as hypercorn_run
 from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config, Sockets
+from hypercorn.events import Closed
 
 from mlx_ollama.app import Gateway, create_gateway
 from mlx_ollama.connections import Listener
@@ -86,8 +87,6 @@ async def _serve(gateway: Gateway, settings: Settings, listener: Listener, lifel
         lifeline.on_end(loop, asked.set)
     # Starlette and Hypercorn describe the same ASGI with types of their own.
     app = cast("ASGIFramework", gateway.app)
-    # There is no other way to say so.
-    setattr(hypercorn_run, TCPServer.__name__, _Connection)
     listener.connections = gateway.limits.connections
     server = asyncio.create_task(hypercorn_serve(app, _config(settings, listener), shutdown_trigger=asked.wait))
     stop = asyncio.create_task(asked.wait())
@@ -146,15 +145,31 @@ class _Opened(Config):
 
 
 class _Connection(TCPServer):
-    """A connection that is let go as soon as its client has closed it.
+    """A connection that is over when its client has ended it.
 
-    Hypercorn 0.18 leaves the clock of idle connections running then, and waits for it with the file still open: clients
-    that connect anew for each request would use up all that a process may have open.
+    Hypercorn's own then waits for the idle clock, with its socket open and all of its state in memory: whoever comes
+    and goes often enough would use up every file descriptor within `connection_keep_alive`.
     """
 
+    _is_over = False
+
     async def _read_data(self) -> None:
-        await super()._read_data()
+        try:
+            await super()._read_data()
+        except KeyError:
+            # Over HTTP/2, of data for a stream that is over by now: nothing that the log should be filled with.
+            await self.protocol.handle(Closed())
+        self._is_over = True
         await self.idle_task.stop()
+
+    async def _idle_timeout(self) -> None:
+        # An answer that was under way when its client left makes the connection idle once more.
+        if not self._is_over:
+            await super()._idle_timeout()
+
+
+# There is no other way to say which class serves a connection; the version of Hypercorn is bounded in pyproject.toml.
+hypercorn_run.TCPServer = _Connection  # type: ignore[attr-defined]
 
 
 def _config(settings: Settings, listener: Listener) -> Config:

@@ -1,6 +1,7 @@
 """The use cases that need an engine: chat, complete, embed. No HTTP and no JSON: calls in, events out."""
 
 import itertools
+import logging
 import random
 import string
 import time
@@ -14,6 +15,7 @@ from mlx_ollama.embeddings import EmbeddingService
 from mlx_ollama.errors import (
     CloudDisabled,
     InvalidRequest,
+    MlxOllamaError,
     ModelMissing,
     TemplateFailed,
     Unsupported,
@@ -23,7 +25,7 @@ from mlx_ollama.library import Library
 from mlx_ollama.memory.estimate import Demand
 from mlx_ollama.meter import Meter, measured
 from mlx_ollama.models.capabilities import capabilities, family, parser_name, uses_harmony
-from mlx_ollama.models.describe import details_of
+from mlx_ollama.models.describe import details_of, embeds
 from mlx_ollama.models.directory import jinja_template
 from mlx_ollama.models.names import Reference, Source
 from mlx_ollama.models.parsers import RENDERERS
@@ -33,19 +35,24 @@ from mlx_ollama.pool import Pool
 from mlx_ollama.protocol import Prompt, Sampling
 from mlx_ollama.resident import Lease
 from mlx_ollama.schemas import known_parts
+from mlx_ollama.survival import Ask, Survival
 from mlx_ollama.thinking import Thinking, speaks_harmony, without_thoughts
 from mlx_ollama.types import (
     Chat,
     Completion,
     Delta,
     Done,
+    Embed,
     Event,
     Generation,
     Leased,
     LoadedModel,
     Message,
+    Recalled,
     ToolCall,
 )
+
+logger = logging.getLogger(__name__)
 
 Events: TypeAlias = AsyncGenerator[Event | Leased, None]
 
@@ -72,7 +79,8 @@ class Service:
         self._pool = pool
         self._meter = meter
         self._default_context = default_context
-        self.embed = EmbeddingService(library, pool, meter, self._context).embed
+        self._survival = Survival(pool)
+        self.embed = EmbeddingService(library, self._survival, meter, self._context).embed
 
     def chat(self, call: Chat) -> Events:
         """Answer a conversation. The checks come first, in the order of wire-spec 4.2.
@@ -111,6 +119,23 @@ class Service:
         self._check_completion(call, model)
         options = Options.merge(model.parameters, call.options)
         return self._generate(call, model, options, self._completion_prompt(call, model) if call.prompt else None)
+
+    async def preload(self, names: Sequence[str]) -> None:
+        """Load models that nobody has asked for yet, one after the other; what cannot be loaded is logged."""
+        for name in names:
+            try:
+                await self._preload(name)
+            except MlxOllamaError as error:
+                logger.warning("%s is not preloaded: %s", name, error.message)
+
+    async def _preload(self, name: str) -> None:
+        model = self._find(Completion(model=name))
+        if embeds(model):
+            await self.embed(Embed(model=name))
+            return
+        async with aclosing(self.complete(Completion(model=name))) as events:
+            async for _ in events:
+                pass
 
     def loaded(self) -> Sequence[LoadedModel]:
         """Every model in memory, the latest to expire first."""
@@ -175,36 +200,45 @@ class Service:
     async def _generate(self, call: Generation, model: StoredModel, options: Options, prompt: Prompt | None) -> Events:
         entered = time.monotonic_ns()
         demand = Demand.of(prompt, limit=max(0, options.num_predict), context=options.num_ctx or self._default_context)
-        async with self._pool.lease(model, call.keep_alive, demand) as lease:
-            loaded = time.monotonic_ns()
-            yield Leased()
-            context = self._context(options, lease, model)
-            lease.resident.context_length = context
-            if prompt is None:
+        if prompt is None:
+            async with self._pool.lease(model, call.keep_alive, demand) as lease:
+                yield Leased()
+                lease.resident.context_length = self._context(options, lease, model)
                 yield Done("load")
-                return
-            prompt = replace(prompt, context=context, keep=options.num_keep)
+            return
+        request = self._survival.request(model, call.keep_alive, demand, prompt)
+        answer = request.events(self._asking(call, model, options, prompt))
+        calls = itertools.count()
+        loaded = entered
+        async with aclosing(measured(answer, self._meter, model=model.name.display, entered=entered)) as events:
+            async for event in events:
+                match event:
+                    case Leased() if loaded == entered:
+                        loaded = time.monotonic_ns()
+                        yield event
+                    case Done():
+                        yield _timed(event, entered, loaded)
+                    case Delta(tool_calls=(_, *_)):
+                        named = tuple(_named(call, next(calls)) for call in event.tool_calls)
+                        yield event._replace(tool_calls=named)
+                    case _:
+                        yield event
+
+    def _asking(self, call: Generation, model: StoredModel, options: Options, prompt: Prompt) -> Ask:
+        """How a worker is asked. What is chosen by chance is chosen once, for all workers that it takes."""
+        sampling = _sampling(call, options)
+        wants_context = isinstance(call, Completion) and not call.raw
+
+        def ask(lease: Lease, known: tuple[int, ...]) -> AsyncGenerator[Event | Recalled, None]:
+            context = lease.resident.context_length = self._context(options, lease, model)
+            fitted = replace(prompt, context=context, keep=options.num_keep)
             if call.render_only:
-                yield await lease.link.render(prompt)
-                return
-            wants_context = isinstance(call, Completion) and not call.raw
-            answer = lease.link.generate(
-                prompt, _sampling(call, options), want_context=wants_context, grammar=schema_of(call.format)
+                return _rendered(lease, fitted)
+            return lease.link.generate(
+                fitted, sampling, want_context=wants_context, grammar=schema_of(call.format), resume=known
             )
-            answer = measured(
-                answer, self._meter, lease, model=model.name.display, prompt_tokens=demand.prompt, entered=entered
-            )
-            calls = itertools.count()
-            async with aclosing(answer) as events:
-                async for event in events:
-                    match event:
-                        case Done():
-                            yield _timed(event, entered, loaded)
-                        case Delta(tool_calls=(_, *_)):
-                            named = tuple(_named(call, next(calls)) for call in event.tool_calls)
-                            yield event._replace(tool_calls=named)
-                        case _:
-                            yield event
+
+        return ask
 
     def _context(self, options: Options, lease: Lease, model: StoredModel) -> int:
         """How many tokens prompt and answer may fill; the model's trained context is the most (wire-spec 3.3)."""
@@ -320,6 +354,10 @@ def _timed(done: Done, entered: int, loaded: int) -> Done:
 
 async def _only(event: Event) -> Events:
     yield event
+
+
+async def _rendered(lease: Lease, prompt: Prompt) -> AsyncGenerator[Event | Recalled, None]:
+    yield await lease.link.render(prompt)
 
 
 def _check_logprobs(call: Generation) -> None:

@@ -1,6 +1,5 @@
 """One frozen `Settings`, from defaults < profile < TOML file < environment < flags; only this reads the environment."""
 
-import math
 import os
 import shlex
 import tomllib
@@ -9,9 +8,9 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mlx_ollama.durations import parse_duration
 from mlx_ollama.policy import Policy, policies
 from mlx_ollama.settings_check import check
+from mlx_ollama.settings_values import seconds_of, truth
 
 PREFIX = "MLX_API_"
 KEEP_ALIVE_SECONDS = 300.0
@@ -97,6 +96,13 @@ class Settings:
     )
     body_timeout: float = _setting(60.0, "how long a request body may stop arriving before it is refused")
     load_timeout: float = _setting(300.0, "how long loading a model may take")
+    worker_heartbeat: float = _setting(5.0, "how often a worker is asked whether it lives")
+    worker_patience: float = _setting(25.0, "how long it may fail to answer before it is ended and replaced")
+    worker_grace: float = _setting(5.0, "time between SIGTERM and SIGKILL for a worker that is to end")
+    worker_backoff: float = _setting(2.0, "first pause after repeated deaths of a worker; it doubles with each more")
+    worker_backoff_most: float = _setting(60.0, "longest such pause")
+    worker_breaker: int = _setting(5, "loads that fail in a row before a pause of worker_breaker_open")
+    worker_breaker_open: float = _setting(60.0, "that pause, after which one load is tried")
     stream_keep_alive: float = _setting(
         15.0, "how long a stream may be silent, once its model is loaded, before it says that it lives; 0 is for ever"
     )
@@ -139,8 +145,19 @@ class Settings:
         "",
         "an Ollama server, as http://127.0.0.1:11434, that answers for models that are not here or cannot be used now",
     )
+    adopt: bool = _setting(
+        default=False, help_text="use what lies in Ollama's store and MLX models in the hub's cache as if it was here"
+    )
+    ollama_models: Path = _setting(Path("~/.ollama/models"), "Ollama's own store", also="OLLAMA_MODELS")
+    registry: str = _setting(
+        "https://registry.ollama.ai", "registry, or a mirror of it, from which names without a host are pulled"
+    )
     policies: tuple[Policy, ...] = _setting(
         (), "policies of your own as package.module:Class, comma separated; their options go into the TOML file"
+    )
+    preload: tuple[str, ...] = _setting((), "models to load when the server starts, comma separated")
+    spare: bool = _setting(
+        default=True, help_text="keep a worker ready that has everything but a model, so that a load takes less time"
     )
     prompt_cache_bytes: int = _setting(
         1 << 30, "most bytes of prompts and answers that a model remembers, to read only what is new; 0 remembers none"
@@ -221,6 +238,13 @@ class Loaded:
 def local_only() -> dict[str, str]:
     """The environment for processes that run other people's libraries: they find files, and ask nobody."""
     return os.environ | dict.fromkeys(OFFLINE, "1")
+
+
+def hub_cache() -> Path:
+    """Where the hub's own library keeps what it has fetched, by the variables that it reads."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{caches}/huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
 
 
 def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Loaded:
@@ -329,7 +353,7 @@ def _parse(setting: Field[Any], value: Any, source: str) -> Any:
 
 def _as_type_of(default: Any, value: Any) -> Any:
     if isinstance(default, bool):
-        return _truth(value)
+        return truth(value)
     if isinstance(value, bool):
         raise ValueError("not true or false")  # noqa: TRY004 - one error for every bad value
     if isinstance(default, tuple):
@@ -348,26 +372,8 @@ def _as_type_of(default: Any, value: Any) -> Any:
     if isinstance(default, Percent):
         return Percent(value)
     if isinstance(default, float):
-        return _seconds(value)
+        return seconds_of(value)
     return str(value)
-
-
-def _truth(value: Any) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    found = words.get(str(value).lower())
-    if found is None:
-        raise ValueError("neither true nor false")
-    return found
-
-
-def _seconds(value: Any) -> float:
-    try:
-        seconds = float(value)
-    except ValueError:
-        return parse_duration(value)
-    if not math.isfinite(seconds):
-        raise ValueError("not a finite number")
-    return seconds
 
 
 def _check(settings: Settings, origins: Mapping[str, Origin]) -> None:

@@ -20,14 +20,16 @@ MOST_RATE_LIMIT = 100_000
 
 _ABOVE_ZERO = (
     *("connection_keep_alive", "max_body", "body_timeout", "write_timeout", "load_timeout", "prefill_slice"),
-    *("max_concurrent", "rate_window", "log_size", "memory_interval"),
+    *("max_concurrent", "rate_window", "log_size", "memory_interval", "worker_heartbeat", "worker_patience"),
+    *("worker_backoff", "worker_breaker"),
     *("supervise_interval", "supervise_timeout", "supervise_misses", "supervise_start", "supervise_window"),
     *("supervise_breaker", "supervise_hook_timeout"),
 )
 _ZERO_OR_MORE = (
     *("drain", "context_length", "stream_keep_alive", "queue", "queue_timeout", "rate_limit", "timeout", "log_count"),
     *("supervise_restarts", "supervise_backoff", "supervise_backoff_most", "supervise_breaker_open"),
-    *("supervise_grace", "supervise_stop", "keep_count"),
+    *("supervise_grace", "supervise_stop", "keep_count", "worker_grace", "worker_backoff_most"),
+    "worker_breaker_open",
 )
 
 Complain = Callable[[str, str], None]
@@ -84,6 +86,8 @@ def _check_access(settings: "Settings", refuse: Complain) -> None:
         refuse("keys", "a key goes into a header: ASCII, no spaces")
     if settings.upstream and not _is_base_url(settings.upstream):
         refuse("upstream", "must be http://host:port, with no user, query or fragment")
+    if not _is_base_url(settings.registry):
+        refuse("registry", "must be https://host:port, with no user, query or fragment")
 
 
 def _is_base_url(text: str) -> bool:

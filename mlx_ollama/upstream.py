@@ -11,6 +11,7 @@ import httpx
 import orjson
 
 from mlx_ollama.errors import InvalidRequest, UpstreamDown
+from mlx_ollama.reaching import reason
 from mlx_ollama.supervision import CircuitBreaker
 
 logger = logging.getLogger(__name__)
@@ -82,12 +83,12 @@ class Upstream:
             raise InvalidRequest(f"the upstream cannot be asked this: {error}") from error
         except httpx.TransportError as error:
             self._breaker.failed(self._clock())
-            raise self._down(f"does not answer ({_reason(error)})") from error
+            raise self._down(f"does not answer ({reason(error)})") from error
         self._breaker.succeeded()
         try:
             yield response
         except httpx.TransportError as error:
-            raise self._down(f"broke off its answer ({_reason(error)})") from error
+            raise self._down(f"broke off its answer ({reason(error)})") from error
         finally:
             await response.aclose()
 
@@ -134,8 +135,3 @@ def _beyond_one_connection(headers: Iterable[Header]) -> list[Header]:
     lowered = [(name.lower(), value) for name, value in headers]
     named = {part.strip().lower() for name, value in lowered if name == b"connection" for part in value.split(b",")}
     return [header for header in lowered if header[0] not in _OF_ONE_CONNECTION | named]
-
-
-def _reason(error: httpx.TransportError) -> str:
-    kinds = {httpx.ConnectTimeout: "it cannot be reached in time", httpx.ConnectError: "connection refused"}
-    return str(error) or kinds.get(type(error), type(error).__name__)

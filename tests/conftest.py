@@ -10,7 +10,7 @@ from mlx_ollama.worker.blas import preload_openblas
 from tests.faults.outcomes import Recorder
 from tests.support.server import Server, run_cli, serving
 
-# The same examples in every run.
+# The same examples in every run, however slow the machine.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")
 
@@ -19,11 +19,6 @@ preload_openblas()
 
 for _name in [name for name in os.environ if name.startswith(("MLX_API_", "OLLAMA_", "HF_"))]:
     del os.environ[_name]
-
-
-# The same examples every time, however slow the machine.
-settings.register_profile("tests", deadline=None, derandomize=True)
-settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

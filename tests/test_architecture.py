@@ -33,6 +33,10 @@ def test_only_workers_import_what_is_heavy() -> None:
     assert {path.split("/")[0] for path in _importers(*HEAVY)} == {"worker"}
 
 
+def test_only_downloads_import_the_hub() -> None:
+    assert {path.split("/")[0] for path in _importers("huggingface_hub")} == {"hub"}
+
+
 def test_starlette_stays_at_the_door() -> None:
     rooms = {path.split("/")[0] for path in _importers("starlette")}
     assert rooms <= {"app.py", "routes.py", "store_routes.py", "policies", "status", "proxy.py"}
@@ -70,7 +74,7 @@ def test_the_worker_knows_nothing_of_http() -> None:
 
 @pytest.mark.parametrize("module", ["mlx_ollama.cli", "mlx_ollama.app", "mlx_ollama.server"])
 def test_the_gateway_loads_no_mlx(module: str) -> None:
-    program = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    program = f"import sys, {module}; print([name for name in {(*HEAVY, 'huggingface_hub')!r} if name in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "[]"
 

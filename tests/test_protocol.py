@@ -3,17 +3,18 @@ from dataclasses import replace
 import pytest
 
 from mlx_ollama import gojson
+from mlx_ollama.framing import Decoder, ProtocolError, encode
 from mlx_ollama.protocol import (
     Cancel,
-    Decoder,
     Embed,
     Embedded,
     Failed,
     Finished,
     Frame,
     Known,
+    Ping,
+    Pong,
     Prompt,
-    ProtocolError,
     Ready,
     Release,
     Released,
@@ -23,7 +24,6 @@ from mlx_ollama.protocol import (
     Step,
     Submit,
     Unloadable,
-    encode,
 )
 from mlx_ollama.types import Delta, Message, TokenLogprob, ToolCall
 
@@ -53,6 +53,9 @@ FRAMES: list[Frame] = [
     Release("buffers"),
     Released(1 << 40),
     Submit(1, PROMPT, replace(SAMPLING, logprobs=0), False, '{"type":"object"}'),
+    Submit(1, PROMPT, SAMPLING, False, "", (5, 6, 7)),
+    Ping(),
+    Pong(),
     Step(((1, Delta("a", (5,), 0)), (2, Delta("é", (6, 7), 3)))),
     Step(
         (

@@ -161,15 +161,20 @@ def test_addresses_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_with_real_servers(tiny: Server, tmp_path: Path) -> None:
-    async def run(empty: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        async with Client(empty, tiny.url) as client:
+    async def run(empty: str) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+        async with Client(empty, tiny.url, key="one") as client:
             messages = [{"role": "user", "content": "ba"}]
             said = [piece async for piece in client.chat(model="tiny", messages=messages, options={"num_predict": 3})]
-        transport = httpx.ASGITransport(create_proxy(empty, tiny.url))
+        transport = httpx.ASGITransport(create_proxy(empty, tiny.url, key="one"))
         async with httpx.AsyncClient(transport=transport, base_url="http://backend.test") as backend:
-            return said, (await backend.get("/api/chat/status")).json()
+            metrics, status = [await backend.get(f"/api/chat/{path}") for path in ("mlx/metrics", "status")]
+        return said, metrics.json(), status.json()
 
-    with serving(tmp_path) as server:
-        said, status = asyncio.run(run(server.url))
+    with serving(tmp_path, env={"MLX_API_KEYS": "one"}) as server:
+        said, metrics, status = asyncio.run(run(server.url))
     assert said[-1]["eval_count"] == 3
-    assert status["ollama"] == {"status": "healthy", "available": True, "url": tiny.url}
+    assert (metrics["service"], metrics["status"], metrics["total_models"]) == ("mlx-ollama", "healthy", 0)
+    assert status == {
+        "mlx": {"status": "healthy", "available": True, "url": server.url},
+        "ollama": {"status": "healthy", "available": True, "url": tiny.url},
+    }

@@ -1,8 +1,12 @@
 """Pulling from a registry that speaks Ollama's protocol: the recorded exchanges, and what may break."""
 
 import json
+import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,15 +16,16 @@ from mlx_ollama.models.names import ModelName
 from mlx_ollama.models.registry import ATTEMPTS, Registry
 from tests.compat.recordings import cases
 from tests.support.registry import LocalRegistry
-from tests.support.server import Server, serving
+from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
 from tests.worker.gguf_files import TinyLlama, write_gguf
 
 RECORDED_HOST = "127.0.0.1:5055"
-RECORDED = [
-    case
-    for case in cases("models")
-    if case["name"].startswith("pull_") and case["name"] not in ("pull_ok", "pull_ok_again")
-]
+OF_A_MODEL = ("pull_ok", "pull_ok_again", "pull_ok_nostream", "show_pulled")
+"""With a GGUF file that no engine could load; a complete tiny one stands in its place."""
+
+RECORDED = [case for case in cases("models") if case["name"].startswith("pull_") and case["name"] not in OF_A_MODEL]
+RECORDED_LAYERS = ("a1fa1a3c9016", "b507b9c2f6ca", "176fe27df8f8")
+"""The beginnings of the digests of model, template and configuration."""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +54,26 @@ def test_recorded(server: Server, registry: LocalRegistry, case: dict[str, objec
     assert answer.text == adapted["response"]["body"]
 
 
+def test_recorded_of_a_model(server: Server, registry: LocalRegistry) -> None:
+    recorded = {case["name"]: case for case in cases("models")}
+    for name in OF_A_MODEL:
+        case = json.loads(json.dumps(recorded[name]).replace(RECORDED_HOST, registry.host))
+        answer = server.client.post(case["request"]["path"], content=case["request"]["body"])
+        assert answer.status_code == case["response"]["status"]
+        assert answer.headers["content-type"] == case["response"]["headers"]["Content-Type"]
+        wanted = [json.loads(line) for line in case["response"]["body"].splitlines()]
+        # The reference converts nothing.
+        found = [line for line in map(json.loads, answer.text.splitlines()) if line.get("status") != "converting model"]
+        if name == "show_pulled":
+            assert list(found[0]) == list(wanted[0])
+            assert found[0]["template"] == wanted[0]["template"]
+            assert found[0]["capabilities"] == wanted[0]["capabilities"]
+            assert found[0]["details"] == {**wanted[0]["details"], **_of_the_file(found[0]["details"])}
+            assert _lines(found[0]["modelfile"]) == _lines(wanted[0]["modelfile"])
+        else:
+            assert found == [_with_our_layers(line, registry) for line in wanted]
+
+
 def test_a_pulled_model_answers_and_a_second_pull_fetches_nothing(server: Server, registry: LocalRegistry) -> None:
     name = f"http://{registry.host}/ns/m"
     first = [line["status"] for line in server.lines("/api/pull", {"model": name, "insecure": True})]
@@ -62,7 +87,8 @@ def test_a_pulled_model_answers_and_a_second_pull_fetches_nothing(server: Server
     second = server.lines("/api/pull", {"model": name, "insecure": True})
     assert registry.requests.total() == asked + 1
     pulled = [line for line in second if line["status"].startswith("pulling ") and "digest" in line]
-    assert [line["digest"] for line in pulled] == [registry.manifest.layers[0].digest, registry.manifest.config.digest]
+    layers = (*registry.manifest.layers, registry.manifest.config)
+    assert [line["digest"] for line in pulled] == [layer.digest for layer in layers]
     assert all(line["completed"] == line["total"] for line in pulled)
     assert [line["status"] for line in second][-3:] == ["verifying sha256 digest", "writing manifest", "success"]
 
@@ -123,6 +149,111 @@ def test_a_blob_that_is_another(tmp_path: Path, registry: LocalRegistry) -> None
     ):
         list(client.fetch(layer, Blobs(tmp_path)))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_without_a_row_is_a_gguf_file_of_the_registry(tmp_path: Path, registry: LocalRegistry) -> None:
+    home, env = ("--home", str(tmp_path)), {"MLX_API_REGISTRY": f"http://{registry.host}"}
+    done = run_cli("pull", "somebody", *home, env=env)
+    assert done.returncode == 0, done.stderr
+    assert registry.requests["/v2/library/somebody/manifests/latest"] == 1
+    assert "somebody:latest" in run_cli("list", *home).stdout
+
+
+def test_blobs_of_another_host(tmp_path: Path, registry: LocalRegistry) -> None:
+    layer = registry.manifest.layers[0]
+    registry.redirects, registry.breaks = True, [1000]
+    with Registry(_name(registry), insecure=True, sleep=lambda _: None) as client:
+        list(client.fetch(layer, Blobs(tmp_path)))
+    assert Blobs(tmp_path).read(layer.digest) == registry.blobs[layer.digest]
+    assert registry.ranges == [f"bytes=1000-{layer.size - 1}"]
+
+
+def test_progress_never_goes_backwards(
+    tmp_path: Path, registry: LocalRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlx_ollama.models.registry.TICK_SECONDS", 0.0)
+    layer = registry.manifest.layers[0]
+    registry.resumes, registry.breaks = False, [layer.size // 2]
+    with Registry(_name(registry), insecure=True, sleep=lambda _: None) as client:
+        counts = [told.completed for told in client.fetch(layer, Blobs(tmp_path))]
+    assert counts == sorted(counts)
+    assert counts[-1] == layer.size
+    assert Blobs(tmp_path).read(layer.digest) == registry.blobs[layer.digest]
+
+
+def test_a_stall(tmp_path: Path, registry: LocalRegistry) -> None:
+    layer = registry.manifest.layers[0]
+    registry.stalls, registry.breaks = True, [1000]
+    with Registry(_name(registry), insecure=True, sleep=lambda _: None, silence=0.3) as client:
+        list(client.fetch(layer, Blobs(tmp_path)))
+    assert registry.ranges == [f"bytes=1000-{layer.size - 1}"]
+
+
+def test_a_registry_that_fails_for_a_while(tmp_path: Path, registry: LocalRegistry) -> None:
+    layer = registry.manifest.layers[0]
+    registry.statuses = [500, 502]
+    with Registry(_name(registry), insecure=True, sleep=lambda _: None) as client:
+        list(client.fetch(layer, Blobs(tmp_path)))
+    assert Blobs(tmp_path).has(layer.digest)
+
+
+@pytest.mark.parametrize("more", [-100, 100])
+def test_a_blob_of_another_size(tmp_path: Path, registry: LocalRegistry, more: int) -> None:
+    layer = registry.manifest.layers[0]
+    registry.blobs[layer.digest] = (registry.blobs[layer.digest] + b"x" * 100)[: layer.size + more]
+    with (
+        Registry(_name(registry), insecure=True, sleep=lambda _: None) as client,
+        pytest.raises(JobFailed, match="max retries exceeded" if more < 0 else "digest mismatch"),
+    ):
+        list(client.fetch(layer, Blobs(tmp_path)))
+    assert not Blobs(tmp_path).has(layer.digest)
+
+
+def test_a_full_disk(tmp_path: Path, registry: LocalRegistry) -> None:
+    body = {"model": f"http://{registry.host}/ns/m", "insecure": True}
+    with serving(tmp_path) as server:
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (8 * 1024, hard))
+        assert "cannot be stored: " in server.lines("/api/pull", body)[-1]["error"]
+        assert server.client.get("/api/tags").json()["models"] == []
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        assert server.lines("/api/pull", body)[-1] == {"status": "success"}
+    assert registry.ranges
+
+
+def test_a_killed_pull_goes_on_where_it_was(tmp_path: Path, registry: LocalRegistry) -> None:
+    layer = registry.manifest.layers[0]
+    registry.stalls, registry.breaks = True, [layer.size // 2]
+    name = f"http://{registry.host}/ns/m"
+    command = [sys.executable, "-m", "mlx_ollama", "pull", "--insecure", name, "--home", str(tmp_path)]
+    process = subprocess.Popen(command, env=clean_environment(), stderr=subprocess.DEVNULL)
+    partial = Blobs(tmp_path / "models" / "blobs").path(f"{layer.digest}-partial")
+    wait_until(lambda: partial.is_file() and partial.stat().st_size > 1000, "a part of the blob")
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "models" / "manifests").exists()
+    done = run_cli("pull", "--insecure", name, "--home", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert len(registry.ranges) == 1
+
+
+def _with_our_layers(line: dict[str, Any], registry: LocalRegistry) -> dict[str, Any]:
+    if "digest" not in line:
+        return line
+    layers = (*registry.manifest.layers, registry.manifest.config)
+    layer = layers[RECORDED_LAYERS.index(line["digest"][7:19])]
+    return {"status": f"pulling {layer.digest[7:19]}", "digest": layer.digest} | dict.fromkeys(
+        ("total", "completed"), layer.size
+    )
+
+
+def _of_the_file(details: dict[str, Any]) -> dict[str, Any]:
+    return {key: details[key] for key in ("parameter_size",)}
+
+
+def _lines(modelfile: str) -> list[str]:
+    """Without where the file lies."""
+    return [line for line in modelfile.splitlines() if not line.startswith("FROM ")]
 
 
 def _name(registry: LocalRegistry) -> ModelName:

@@ -17,7 +17,7 @@ from mlx_ollama.peers import Peers
 from mlx_ollama.policies.access_log import AccessLog
 from mlx_ollama.policies.canonical import Canonical
 from mlx_ollama.policies.concurrency import Concurrency, Slots
-from mlx_ollama.policies.deadline import Deadline, Deadlines
+from mlx_ollama.policies.deadline import Deadline
 from mlx_ollama.policies.decode import Decode
 from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.drain import Drain, InFlight
@@ -66,7 +66,7 @@ SHIPPED: dict[str, Callable[[], None]] = {
     "SlowReaders": lambda: check_policy(SlowReaders, seconds=10.0, hang_up=lambda client: None),
     "InFlightCap": lambda: check_policy(lambda app: InFlightCap(app, crowd=Crowd(_slots()), paths=DOORS)),
     "RateLimit": lambda: check_policy(lambda app: RateLimit(app, rates=Rates(20, 60.0), peers=Peers(()))),
-    "Deadline": lambda: check_policy(Deadline, deadlines=Deadlines(60.0)),
+    "Deadline": lambda: check_policy(Deadline, seconds=60.0),
     "Concurrency": lambda: check_policy(lambda app: Concurrency(app, slots=_slots())),
     "Concurrency, queue": lambda: check_policy(lambda app: Concurrency(app, slots=_slots(queue=3))),
     "IgnoredOptions": lambda: check_policy(IgnoredOptions, strict=True),

@@ -4,8 +4,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, TypeAlias
 
-from mlx_ollama.library import Library
-from mlx_ollama.models.store import Store, StoredModel
+from mlx_ollama.library import Library, library_of
+from mlx_ollama.models.store import StoredModel
 from mlx_ollama.settings import Loaded, Settings, show
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 def library(loaded: Loaded) -> Library:
     """The store of the settings; a running server sees at once what is done with it."""
-    return Library(Store(loaded.settings.models, loaded.settings.converted))
+    return library_of(loaded.settings)
 
 
 def client(settings: Settings) -> "Client":

@@ -5,10 +5,11 @@ import logging
 from pathlib import Path
 
 from mlx_ollama import __version__
+from mlx_ollama.choosers import NotAChooser
 from mlx_ollama.commands.common import Commands, complain
 from mlx_ollama.lifeline import FLAG as LIFELINE_FLAG
 from mlx_ollama.lifeline import Lifeline
-from mlx_ollama.policies.eviction import NotAChooser, chooser
+from mlx_ollama.policies.eviction import chooser
 from mlx_ollama.settings import PROFILES, Loaded, help_texts
 from mlx_ollama.settings_check import DEVICES, LOG_FORMATS, LOG_LEVELS
 
@@ -56,7 +57,7 @@ def _serve(arguments: argparse.Namespace, loaded: Loaded) -> int:
 
     settings = loaded.settings
     try:
-        chooser(settings.eviction)
+        chooser(settings.eviction, settings.home)
     except NotAChooser as error:
         return complain(f"{loaded.origins['eviction'].source}: eviction: {error}", status=2)
     lifeline = Lifeline(arguments.lifeline) if arguments.lifeline is not None else None

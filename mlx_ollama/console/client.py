@@ -8,6 +8,7 @@ import httpx
 import orjson
 
 from mlx_ollama.errors import MlxOllamaError
+from mlx_ollama.reaching import address, authorization
 
 NOT_FOUND = 404
 """The status where there is no such model."""
@@ -44,7 +45,9 @@ class Client:
         self.url = address(host, port)
         timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
         # A proxy of the environment has no business between a machine and itself.
-        self._http = httpx.Client(base_url=self.url, headers=authorization(keys), timeout=timeout, trust_env=False)
+        self._http = httpx.Client(
+            base_url=self.url, headers=authorization(next(iter(keys), "")), timeout=timeout, trust_env=False
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -95,17 +98,6 @@ class Client:
             raise NoServer(self.url) from error
         except httpx.TransportError as error:
             raise Refused(f"the server at {self.url} went away: {error}", 0) from error
-
-
-def address(host: str, port: int) -> str:
-    """Where a server that listens on `host` is found from this machine: every interface includes the loopback."""
-    near = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - to recognise it
-    return f"http://{f'[{near}]' if ':' in near else near}:{port}"
-
-
-def authorization(keys: Sequence[str]) -> dict[str, str]:
-    """The header that shows the first of the server's keys; none where there are no keys."""
-    return {"authorization": f"Bearer {keys[0]}"} if keys else {}
 
 
 def _object(content: bytes, status: int) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 
-from mlx_ollama.console.client import NoServer, address, authorization
+from mlx_ollama.console.client import NoServer
+from mlx_ollama.reaching import address, authorization
 from mlx_ollama.settings import Settings
 
 ANSWER_SECONDS = 10.0
@@ -27,7 +28,7 @@ class Report:
 
 def report(settings: Settings, model: str | None) -> Report:
     url = address(settings.host, settings.port)
-    headers = authorization(settings.keys)
+    headers = authorization(next(iter(settings.keys), ""))
     # A proxy of the environment has no business between a machine and itself.
     with httpx.Client(base_url=url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False) as client:
         health = _health(client, url)

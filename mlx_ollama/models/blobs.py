@@ -91,17 +91,15 @@ class Blobs:
     def add(self, path: Path, counted: Counted = lambda _: None) -> str:
         """Keep a file of this machine, by a hard link where the file system has them; its digest."""
         digest = digest_of(path, counted)
-        if self.has(digest):
-            return digest
-        self._folder.mkdir(parents=True, exist_ok=True)
-        try:
-            # The file itself, where it is a link: some systems would link the link.
-            os.link(path.resolve(), self.path(digest))
-        except FileExistsError:
-            return digest
-        except OSError:
+        if not self.has(digest) and not self._hard_link(path, digest):
             return self._copy(path)
         return digest
+
+    def refer(self, path: Path, digest: str) -> None:
+        """Keep a file whose digest is known already, without a copy: where it cannot be linked, say where it is."""
+        if not self.has(digest) and not self._hard_link(path, digest):
+            self.path(digest).unlink(missing_ok=True)
+            self.path(digest).symlink_to(path.resolve())
 
     @contextmanager
     def writer(self) -> Iterator[BlobWriter]:
@@ -115,6 +113,17 @@ class Blobs:
     def sweep(self) -> None:
         """Remove what uploads that died have left."""
         sweep(self._folder)
+
+    def _hard_link(self, path: Path, digest: str) -> bool:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            # The file itself, where it is a link: some systems would link the link.
+            os.link(path.resolve(), self.path(digest))
+        except FileExistsError:
+            return self.has(digest)
+        except OSError:
+            return False
+        return True
 
     def _copy(self, path: Path) -> str:
         with path.open("rb") as file, self.writer() as blob:

@@ -10,14 +10,13 @@ from mlx_ollama.errors import InvalidRequest, JobFailed
 from mlx_ollama.gotemplate import Template, TemplateError
 from mlx_ollama.models.blobs import check_digest
 from mlx_ollama.models.config import checked_info, config_of, remote_config
-from mlx_ollama.models.directory import ModelDirectory, NotAModel, human_count
+from mlx_ollama.models.directory import ModelDirectory, NotAModel
 from mlx_ollama.models.gguf_header import MAGIC, GgufHeader, NotGguf
 from mlx_ollama.models.making import FLOATS, QUANTIZED_BITS, MakingFailed, make
 from mlx_ollama.models.manifest import (
     JSON_TYPE,
     LICENSE_TYPE,
     MESSAGES_TYPE,
-    MODEL_TYPE,
     PARAMS_TYPE,
     SYSTEM_TYPE,
     TEMPLATE_TYPE,
@@ -27,7 +26,7 @@ from mlx_ollama.models.manifest import (
     to_file,
 )
 from mlx_ollama.models.names import ModelName, Reference, Source
-from mlx_ollama.models.referring import referred
+from mlx_ollama.models.referring import of_gguf, referred
 from mlx_ollama.models.remote import CLOUD_HOST, remote_address
 from mlx_ollama.models.store import QUANTIZE, Content, Recipe, Store, StoredModel, StoreError
 from mlx_ollama.models.weights import Weights
@@ -164,10 +163,7 @@ class Creator:
         for number in range(1, len(header.tensors) + 1):
             yield Progress(status, WHOLE_FILE, size, size * number // len(header.tensors))
         yield Progress("verifying conversion")
-        config = config_of(
-            "gguf", header.architecture, [header.architecture], human_count(header.parameter_count), header.file_type
-        )
-        layer = Layer(MODEL_TYPE, f"sha256:{path.name.removeprefix('sha256-')}", size)
+        config, layer = of_gguf(header, path)
         yield from self._made([layer], form)
         return _quantized(config, form), [layer]
 

@@ -28,7 +28,7 @@ class PartialFile:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._path.replace(destination)
-        _to_disk(destination.parent)
+        directory_to_disk(destination.parent)
 
     def close(self) -> None:
         """Let go; what has become nothing is removed."""
@@ -81,7 +81,8 @@ def _temporary(folder: Path) -> tuple[int, str]:
         return tempfile.mkstemp(dir=folder, prefix=_PARTIAL)
 
 
-def _to_disk(folder: Path) -> None:
+def directory_to_disk(folder: Path) -> None:
+    """See to it that the names in a folder survive a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,14 +1,12 @@
 """Making the MLX directories that workers load: of a GGUF file, of uploaded parts, with weights in another form."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlx_ollama.models.children import ChildFailed, lines_of
 from mlx_ollama.models.files import locked
 from mlx_ollama.models.weights import Weights
 from mlx_ollama.settings import local_only
@@ -84,20 +82,9 @@ def _link(weights: Weights, directory: Path) -> None:
 
 
 def _run(module: str, source: Path, *arguments: "Path | str") -> Iterator[Progress]:
-    command = [sys.executable, "-m", f"mlx_ollama.worker.{module}", str(source), *map(str, arguments)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=local_only(), stdout=pipe, stderr=pipe, text=True) as process:
-        failure = ""
-        try:
-            for line in process.stdout or ():
-                told = json.loads(line)
-                failure = told.get("error", failure)
-                if not failure and told["status"] in _LONG_STEPS:
-                    yield Progress(told["status"], total=told["total"], completed=told["completed"])
-        except GeneratorExit:
-            process.terminate()
-            raise
-        complaint = process.stderr.read() if process.stderr else ""
-    if process.returncode or failure:
-        last = complaint.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
-        raise MakingFailed(failure or last[0])
+    try:
+        for told in lines_of(f"mlx_ollama.worker.{module}", source, *arguments, env=local_only()):
+            if told["status"] in _LONG_STEPS:
+                yield Progress(told["status"], total=told["total"], completed=told["completed"])
+    except ChildFailed as error:
+        raise MakingFailed(str(error)) from error

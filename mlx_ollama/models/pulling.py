@@ -4,23 +4,33 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mlx_ollama.errors import InvalidRequest, JobFailed
+from mlx_ollama.models.catalog import near, repository_of
+from mlx_ollama.models.hub import HUB_HOSTS, NotOnHub, pull_from_hub
 from mlx_ollama.models.making import MakingFailed, make
 from mlx_ollama.models.manifest import MODEL_TYPE, TENSOR_TYPE
-from mlx_ollama.models.names import ModelName, Reference
-from mlx_ollama.models.registry import Registry
+from mlx_ollama.models.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName, Reference
+from mlx_ollama.models.registry import NotInRegistry, Registry
 from mlx_ollama.models.store import Store, StoreError
 from mlx_ollama.models.weights import Weights
 from mlx_ollama.types import Progress, Pull, Push
 
 
-def pull(store: Store, call: Pull) -> Iterator[Progress]:
+def pull(store: Store, call: Pull, registry: str) -> Iterator[Progress]:
     """Check a request to fetch a model; what comes back does the work.
+
+    `org/repo` is a repository of the hub, and if there is none, a model of `registry`; so is `hf.co/org/repo`. A name
+    alone is what the catalog says, else a model of `registry`. Another host is asked as a registry.
 
     Raises:
         InvalidRequest: at once, for the name.
         JobFailed: on the way.
     """
-    return _pull(store, Reference.parse(call.model).name, insecure=call.insecure)
+    name = Reference.parse(call.model).name
+    if name.host in HUB_HOSTS:
+        return pull_from_hub(store, name, f"{name.namespace}/{name.model}", name.tag)
+    if name.host == DEFAULT_HOST:
+        return _of_no_host(store, name, registry)
+    return _of_registry(store, name, Registry(name, insecure=call.insecure))
 
 
 def push(store: Store, call: Push) -> Iterator[Progress]:
@@ -35,13 +45,35 @@ def push(store: Store, call: Push) -> Iterator[Progress]:
     return _push(store, call)
 
 
-def _pull(store: Store, name: ModelName, *, insecure: bool) -> Iterator[Progress]:
+def _of_no_host(store: Store, name: ModelName, registry: str) -> Iterator[Progress]:
+    in_library = name.namespace == DEFAULT_NAMESPACE
+    repository = repository_of(name) if in_library else f"{name.namespace}/{name.model}"
+    not_there = ""
+    if repository:
+        try:
+            yield from pull_from_hub(store, name, repository, DEFAULT_TAG if in_library else name.tag)
+        except NotOnHub as error:
+            not_there = error.message
+        else:
+            return
+    try:
+        yield from _of_registry(store, name, Registry(name, address=registry))
+    except NotInRegistry as error:
+        raise JobFailed(not_there or _with_near(error.message, name)) from error
+
+
+def _with_near(message: str, name: ModelName) -> str:
+    names = near(name)
+    return f"{message}; did you mean {', '.join(names)}?" if names else message
+
+
+def _of_registry(store: Store, name: ModelName, registry: Registry) -> Iterator[Progress]:
     yield Progress("pulling manifest")
-    with Registry(name, insecure=insecure) as registry:
+    with registry:
         try:
             manifest = registry.manifest()
         except JobFailed as error:
-            raise JobFailed(f"pull model manifest: {error.message}") from error
+            raise type(error)(f"pull model manifest: {error.message}") from error
         if not manifest.of_type(MODEL_TYPE, TENSOR_TYPE):
             raise JobFailed(f"{name.display} has no weights that could be used here")
         for layer in (*manifest.layers, manifest.config):

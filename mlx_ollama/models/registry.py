@@ -28,17 +28,31 @@ _FIRST_PAUSE_SECONDS = 0.5
 _REALM = re.compile(r'realm="([^"]*)"')
 
 
+class NotInRegistry(JobFailed):
+    """The registry does not know the name, or lacks a blob."""
+
+
 class Registry:
     """The registry that a name names. Nothing is asked of it before a method is called.
 
-    `insecure` is for one that speaks plain HTTP; `sleep` waits between attempts, in seconds.
+    `insecure` is for one that speaks plain HTTP; `address` is asked instead of the name's host, as `https://host`;
+    `sleep` waits between attempts, `silence` is how long nothing may come, both in seconds.
     """
 
-    def __init__(self, name: ModelName, *, insecure: bool, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        name: ModelName,
+        *,
+        insecure: bool = False,
+        address: str = "",
+        sleep: Callable[[float], None] = time.sleep,
+        silence: float = SILENCE_SECONDS,
+    ) -> None:
         self._name = name
-        self._url = f"{'http' if insecure else 'https'}://{name.host}/v2/{name.namespace}/{name.model}"
+        address = address or f"{'http' if insecure else 'https'}://{name.host}"
+        self._url = f"{address}/v2/{name.namespace}/{name.model}"
         self._sleep = sleep
-        timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
+        timeout = httpx.Timeout(silence, connect=CONNECT_SECONDS)
         self._http = httpx.Client(timeout=timeout, follow_redirects=True)
 
     def __enter__(self) -> Self:
@@ -80,8 +94,11 @@ class Registry:
         with locked(blobs.path(f"{digest}-lock")):
             try:
                 if not blobs.has(digest):
+                    most = 0
                     for completed in self._download(layer, partial):
-                        yield Progress(status, digest, layer.size, completed)
+                        # A server that sends everything again does not take back what was told.
+                        most = max(most, completed)
+                        yield Progress(status, digest, layer.size, min(most, layer.size))
                     found = digest_of(partial)
                     if found != digest.replace("-", ":"):
                         partial.unlink()
@@ -121,15 +138,18 @@ class Registry:
                     if time.monotonic() - told >= TICK_SECONDS:
                         told = time.monotonic()
                         yield done
+        if done < layer.size:
+            raise JobFailed(f"{layer.digest} ended after {done} of {layer.size} bytes")
 
     def _check(self, answer: httpx.Response) -> None:
         if answer.status_code == httpx.codes.NOT_FOUND:
-            raise JobFailed("file does not exist")
+            raise NotInRegistry("file does not exist")
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             found = _REALM.search(answer.headers.get("www-authenticate", ""))
             realm = urlsplit(found[1]).netloc if found else ""
-            if realm != self._name.host:
-                raise JobFailed(f'realm host "{realm}" does not match original host "{self._name.host}"')
+            host = urlsplit(self._url).netloc
+            if realm != host:
+                raise JobFailed(f'realm host "{realm}" does not match original host "{host}"')
             raise JobFailed("unauthorized: this server has no account with the registry")
         if answer.status_code >= httpx.codes.BAD_REQUEST:
             raise JobFailed(f"{answer.status_code}: {answer.text.strip()}")

@@ -33,7 +33,6 @@ class Slots:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.most, self.queue = most, queue
-        self.refusals = 0
         self._patience = patience
         self._message = message.format(most=most)
         self._clock = clock
@@ -95,7 +94,6 @@ class Slots:
             self._granted += 1
             return
         if len(self._turns) >= self.queue:
-            self.refusals += 1
             raise self.overloaded(self.bound)
         turn = asyncio.get_running_loop().create_future()
         self._turns.append(turn)
@@ -111,7 +109,6 @@ class Slots:
                 # It was granted in the very moment in which its caller left or gave up.
                 self._pass_on()
             if isinstance(error, TimeoutError):
-                self.refusals += 1
                 raise self.overloaded("MLX_API_QUEUE_TIMEOUT") from None
             raise
 

@@ -8,34 +8,27 @@ from mlx_ollama.errors import DeadlinePassed
 from mlx_ollama.policies.inference import is_inference
 
 
-class Deadlines:
-    """`seconds` for an answer, 0 for as long as it takes; and how many were not ready in time."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.passed = 0
-
-
 class Deadline:
-    """Ends inference that takes too long: whatever it waits for is cancelled, and with it the work of the engine.
+    """Ends inference that takes more than `seconds`: what it waits for is cancelled, and with it the engine's work.
+
+    0 is for as long as it takes.
 
     Raises:
         DeadlinePassed: a 504, or the last line of a stream (`policies/errors.py` knows which).
     """
 
-    def __init__(self, app: ASGIApp, *, deadlines: Deadlines) -> None:
+    def __init__(self, app: ASGIApp, *, seconds: float) -> None:
         self.app = app
-        self._deadlines = deadlines
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not (self._deadlines.seconds and is_inference(scope)):
+        if not (self._seconds and is_inference(scope)):
             await self.app(scope, receive, send)
             return
         try:
-            async with asyncio.timeout(self._deadlines.seconds) as limit:
+            async with asyncio.timeout(self._seconds) as limit:
                 await self.app(scope, receive, send)
         except TimeoutError:
             if not limit.expired():
                 raise
-            self._deadlines.passed += 1
-            raise DeadlinePassed(self._deadlines.seconds) from None
+            raise DeadlinePassed(self._seconds) from None

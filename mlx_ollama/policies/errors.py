@@ -34,6 +34,7 @@ STATUS: dict[type[errors.MlxOllamaError], int] = {
     errors.UpstreamDown: 502,
     errors.OutOfMemory: 503,
     errors.ShuttingDown: 503,
+    errors.LoadPaused: 503,
     errors.WorkerError: 500,
 }
 """By the nearest class in the error's line of descent."""

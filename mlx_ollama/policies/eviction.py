@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from pathlib import Path
 from typing import Protocol
+
+from mlx_ollama.choosers import made
+from mlx_ollama.policy import look_in
 
 
 @dataclass(frozen=True)
@@ -38,25 +41,13 @@ class LeastRecentlyUsed:
         return sorted(idle, key=lambda model: (-model.idle_seconds, model.name))
 
 
-class NotAChooser(ValueError):
-    """What a setting names is no chooser; the message says why."""
-
-
-def chooser(named: str) -> Eviction:
-    """The chooser called `package.module:Class`.
+def chooser(named: str, home: Path | None = None) -> Eviction:
+    """The chooser called `package.module:Class`, which may lie in `home` if it is not one of ours.
 
     Raises:
         NotAChooser: if there is no such class, or it has no `order`, or cannot be made.
     """
-    module, colon, name = named.partition(":")
-    if not (module and colon and name):
-        raise NotAChooser(f"{named!r} is not of the form package.module:Class")
-    try:
-        made = getattr(import_module(module), name)()
-    # Whatever importing and making somebody's class may raise, the operator shall read it.
-    except Exception as error:
-        raise NotAChooser(f"{named} cannot be used: {type(error).__name__}: {error}") from error
-    if not callable(getattr(made, "order", None)):
-        raise NotAChooser(f"{named} has no method order(idle)")
-    found: Eviction = made
+    if home is not None and not named.startswith(f"{__name__}:"):
+        look_in(home)
+    found: Eviction = made(named, "idle")
     return found

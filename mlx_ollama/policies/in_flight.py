@@ -16,7 +16,6 @@ class Crowd:
     def __init__(self, slots: Slots) -> None:
         self.most = slots.most + slots.queue + MARGIN
         self.active = 0
-        self.refusals = 0
         self._slots = slots
 
     def enter(self) -> None:
@@ -26,7 +25,6 @@ class Crowd:
             Overloaded: if the house is full.
         """
         if self.active >= self.most:
-            self.refusals += 1
             raise self._slots.overloaded(self._slots.bound)
         self.active += 1
 

@@ -2,9 +2,7 @@
 
 import importlib
 import inspect
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from starlette.middleware import Middleware
@@ -31,12 +29,6 @@ def with_own(policies: Sequence[Middleware], own: Sequence[OwnPolicy], *, usuall
         maker = _Maker(policy, f"policies[{at}] ({policy})")
         arranged.insert(_index(arranged, policy, maker.complain, usually_before), maker.middleware())
     return arranged
-
-
-def look_in(folder: Path) -> None:
-    """Let modules of this folder be found, after all others."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
 
 
 class _Maker:

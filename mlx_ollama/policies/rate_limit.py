@@ -26,7 +26,6 @@ class Rates:
 
     def __init__(self, most: int, window: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.most, self.window = most, window
-        self.refusals = 0
         self._clock = clock
         self._admitted: OrderedDict[str, deque[float]] = OrderedDict()
         self._remembered = 0
@@ -51,7 +50,6 @@ class Rates:
             times.popleft()
             self._remembered -= 1
         if len(times) >= self.most:
-            self.refusals += 1
             raise RateLimited(retry_after=max(1, math.ceil(times[0] + self.window - now)))
         times.append(now)
         self._remembered += 1

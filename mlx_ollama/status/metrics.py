@@ -126,6 +126,9 @@ class _Standing(Collector):
             evictions.add_metric([reason], tally.unloads[reason])
         yield evictions
         yield _counter("worker_deaths", "Workers that ended and should not have.", tally.deaths)
+        retried = "Requests that went on in a new worker, from their beginning or in mid-answer."
+        yield _counter("retried_requests", retried, tally.tried_again)
+        yield _counter("resumed_streams", "Answers that went on in a new worker, text unbroken.", tally.resumed)
 
 
 def _memory(vitals: Vitals) -> Iterator[Metric]:

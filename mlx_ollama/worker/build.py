@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,12 @@ class PromptCache:
 
     budget: int
     chooser: str
+
+
+def warm() -> None:
+    """Import what models that generate text need, which takes a second."""
+    import_module("mlx_ollama.worker.engine")
+    import_module("mlx_ollama.worker.load")
 
 
 def build(
@@ -51,7 +58,7 @@ def _build_generator(
     from mlx_ollama.worker.prefixes import Prefixes  # noqa: PLC0415 - see above
     from mlx_ollama.worker.tokenizer import Tokenizer  # noqa: PLC0415 - see above
 
-    prefixes = Prefixes(prompt_cache.budget, chooser(prompt_cache.chooser))
+    prefixes = Prefixes(prompt_cache.budget, chooser(prompt_cache.chooser) if prompt_cache.budget else None)
     loaded = load(directory, device=device.kind)
 
     def new_batch() -> Batch:

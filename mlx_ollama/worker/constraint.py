@@ -1,6 +1,7 @@
 """Holds one stream to a grammar, from the place where its answer begins."""
 
 import logging
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -35,6 +36,15 @@ class Constraint:
         self._thoughts = b""
         self._may_answer = bool(self._forced)
         self._sampled: mx.array | None = None
+
+    def replay(self, tokens: Sequence[int]) -> None:
+        """Take in the beginning of an answer that was sampled before.
+
+        Raises:
+            RuntimeError: if the grammar does not allow it.
+        """
+        for token in tokens:
+            self._take(token)
 
     def watching(self, sampler: Sampler) -> Sampler:
         """The sampler, observed: the array that it gives is at hand sooner than the history that holds it."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from mlx_ollama.models.files import directory_to_disk
 from mlx_ollama.worker.gguf_config import model_config
 from mlx_ollama.worker.gguf_families import family_of
 from mlx_ollama.worker.gguf_file import ConversionError, GgufFile, read_gguf
@@ -126,17 +127,9 @@ def _write_weights(
 
 def _publish(directory: Path, destination: Path) -> None:
     """The rename is the moment of birth; a directory must reach the disk before it, and its name after it."""
-    _directory_to_disk(directory)
+    directory_to_disk(directory)
     directory.rename(destination)
-    _directory_to_disk(destination.parent)
-
-
-def _directory_to_disk(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    directory_to_disk(destination.parent)
 
 
 def main(arguments: list[str]) -> int:

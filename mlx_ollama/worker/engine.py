@@ -185,12 +185,12 @@ class Engine:
         if isinstance(prepared, RenderedPrompt):
             out.append(prepared)
         else:
-            self._submit(prepared)
+            self._submit(prepared, out)
 
-    def _submit(self, ready: Ready) -> None:
+    def _submit(self, ready: Ready, out: list[Frame]) -> None:
         frame, prompt = ready.frame, ready.prompt
         sampling = frame.sampling
-        self._streams[frame.id] = Stream(
+        stream = self._streams[frame.id] = Stream(
             frame.id,
             prompt,
             _limit(frame, len(prompt.fed)),
@@ -198,7 +198,7 @@ class Engine:
             ready.came,
             TextStream(sampling.stop),
             make_parser(frame.prompt, self._tokenizer, prompt.text),
-            make_sampler(sampling),
+            make_sampler(sampling, len(frame.resume)),
             make_processors(sampling),
             likelihood=None
             if sampling.logprobs is None
@@ -207,7 +207,12 @@ class Engine:
             schema=frame.grammar,
             grammar=self._grammars.compile(frame.grammar) if frame.grammar else None,
         )
-        self._prefill.add(frame.id, prompt.fed, self._streams[frame.id].kind, ready.marks)
+        if reason := stream.replay(frame.resume, self._tokenizer.token_bytes, self._end_tokens):
+            # Only the word that it is complete was lost with the other worker.
+            stream.read = self._clock()
+            out.append(self._finish(stream, reason))
+        else:
+            self._prefill.add(frame.id, prompt.fed + stream.answer, stream.kind, ready.marks)
 
     def _alone(self, request: int, work: Callable[[], None], out: list[Frame]) -> None:
         """Do work for one request: tokenizers, templates and grammars are strangers' code, and may fail it alone."""
@@ -279,7 +284,7 @@ class Engine:
     def _enter(self, ready: list[Reading]) -> None:
         streams = [self._streams[reading.id] for reading in ready]
         joining = [
-            Joining(reading.tokens, reading.cache, stream.sampler, stream.processors, stream.limit)
+            Joining(reading.tokens, reading.cache, stream.sampler, stream.processors, stream.limit - len(stream.answer))
             for stream, reading in zip(streams, ready, strict=True)
         ]
         for stream, handle in zip(streams, self._batch.join(joining) if joining else [], strict=True):

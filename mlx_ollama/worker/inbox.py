@@ -7,7 +7,8 @@ import socket
 import threading
 from collections.abc import Iterable
 
-from mlx_ollama.protocol import Decoder, Frame, ProtocolError, encode
+from mlx_ollama.framing import Decoder, ProtocolError, encode
+from mlx_ollama.protocol import Frame, Ping, Pong
 
 logger = logging.getLogger(__name__)
 
@@ -15,14 +16,15 @@ READ_BYTES = 1 << 18
 
 
 class SocketInbox:
-    """Reads frames on a thread of its own, which never waits for the model.
+    """Reads frames on a thread of its own, which never waits for the model, and so can say that the process lives.
 
     When the gateway's end closes, the process ends there and then, whatever the MLX thread is doing: nobody is left to
     answer.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, outbox: "SocketOutbox") -> None:
         self._sock = sock
+        self._outbox = outbox
         self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
@@ -40,7 +42,10 @@ class SocketInbox:
         try:
             while data := self._sock.recv(READ_BYTES):
                 for frame in decoder.feed(data):
-                    self._frames.put(frame)
+                    if isinstance(frame, Ping):
+                        self._outbox.send([Pong()])
+                    else:
+                        self._frames.put(frame)
         except (OSError, ProtocolError):
             logger.exception("the gateway's frames cannot be read")
         finally:
@@ -48,14 +53,17 @@ class SocketInbox:
 
 
 class SocketOutbox:
-    """Writes frames; one call, one write."""
+    """Writes frames; one call, one write, from whichever thread."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._lock = threading.Lock()
 
     def send(self, frames: list[Frame]) -> None:
         """Write frames in order; ends the process when nobody reads them any more."""
+        data = b"".join(encode(frame) for frame in frames)
         try:
-            self._sock.sendall(b"".join(encode(frame) for frame in frames))
+            with self._lock:
+                self._sock.sendall(data)
         except OSError:
             os._exit(0)

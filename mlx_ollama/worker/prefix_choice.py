@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Protocol
+
+from mlx_ollama.choosers import NotAChooser, made
 
 
 @dataclass(frozen=True)
@@ -31,25 +32,14 @@ class LeastRecentlyUsed:
         return sorted(remembered, key=lambda prompt: -prompt.idle_seconds)
 
 
-class NotAChooser(ValueError):
-    """What a setting names is no chooser; the message says why."""
-
-
 def chooser(named: str) -> Chooser:
     """The chooser called `package.module:Class`.
 
     Raises:
         NotAChooser: if there is no such class, or it has no `order`, or cannot be made.
     """
-    module, _, name = named.partition(":")
     try:
-        made = getattr(import_module(module), name)()
-    # Whatever importing and making somebody's class may raise, the operator shall read it.
-    except Exception as error:
-        raise NotAChooser(
-            f"MLX_API_PROMPT_CACHE_CHOOSER: {named} cannot be used: {type(error).__name__}: {error}"
-        ) from error
-    if not callable(getattr(made, "order", None)):
-        raise NotAChooser(f"MLX_API_PROMPT_CACHE_CHOOSER: {named} has no method order(remembered)")
-    found: Chooser = made
+        found: Chooser = made(named, "remembered")
+    except NotAChooser as error:
+        raise NotAChooser(f"MLX_API_PROMPT_CACHE_CHOOSER: {error}") from error
     return found

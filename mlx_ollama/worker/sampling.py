@@ -22,11 +22,14 @@ def greedy(logprobs: mx.array) -> mx.array:
     return mx.argmax(logprobs, axis=-1)
 
 
-def make_sampler(sampling: Sampling) -> Sampler:
-    """A sampler for one stream; greedy where the temperature is 0 or only one token is left to choose from."""
+def make_sampler(sampling: Sampling, position: int = 0) -> Sampler:
+    """A sampler for one stream, from its token at `position` on.
+
+    It is greedy where the temperature is 0 or only one token is left to choose from.
+    """
     if sampling.temperature <= 0 or sampling.top_k == 1:
         return greedy
-    return _Stochastic(sampling)
+    return _Stochastic(sampling, position)
 
 
 def make_processors(sampling: Sampling) -> list[Processor]:
@@ -45,9 +48,9 @@ class _Stochastic:
     whole vocabulary.
     """
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, position: int) -> None:
         self._sampling = sampling
-        self._position = 0
+        self._position = position
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         sampling = self._sampling

@@ -1,5 +1,6 @@
 """One answer on its way, from submission to its last token."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -64,8 +65,26 @@ class Stream:
             self.processors.insert(0, self.likelihood)
         if self.grammar is not None:
             self.constraint = Constraint(self.grammar.result(), tokenizer, end_tokens, self.parser.gate)
+            self.constraint.replay(self.answer)
             self.processors.append(self.constraint)
             self.sampler = self.constraint.watching(self.sampler)
+
+    def replay(
+        self, tokens: Sequence[int], token_bytes: Callable[[int], bytes], end_tokens: frozenset[int]
+    ) -> EndReason | None:
+        """Take in the beginning of the answer, which the caller has got from another worker: none of it is sent again.
+
+        Says why the answer ends with it, if it does.
+        """
+        # Nothing computes their likelihood here, and it has been told.
+        likelihood, self.likelihood = self.likelihood, None
+        reason: EndReason | None = None
+        for count, token in enumerate(tokens, start=1):
+            reason = self.add(token, token_bytes(token), is_end=token in end_tokens, is_last=count >= self.limit)
+        self.likelihood = likelihood
+        self._sent_tokens = len(self.answer)
+        self.take()
+        return reason
 
     def add(self, token: int, data: bytes, *, is_end: bool, is_last: bool) -> EndReason | None:
         """Take the next token and its bytes; say why the answer ends, if it does.

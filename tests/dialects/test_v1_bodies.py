@@ -10,7 +10,8 @@ import pytest
 
 from mlx_ollama.doors import DOORS
 from mlx_ollama.errors import InvalidRequest
-from mlx_ollama.protocol import Decoder, Prompt, ProtocolError, Render, encode
+from mlx_ollama.framing import Decoder, ProtocolError, encode
+from mlx_ollama.protocol import Prompt, Render
 from mlx_ollama.schemas import known_parts
 from mlx_ollama.types import Chat, Delta, Done, Event, Generation, Rendered, ToolCall, Usage
 

@@ -131,8 +131,14 @@ def test_two_hundred_clients_for_thirty_seconds(tiny_home: Path) -> None:
         assert growth < MOST_GROWTH_BYTES
         (worker,) = server.workers()
         wait_until(lambda: not is_busy(worker), "the engine's rest")
+        wait_until(lambda: _under_way(server) == (0, 0, {}), "the end of all requests")
         _all_permits_are_there(server)
         assert "Traceback" not in server.log.read_text()
+
+
+def _under_way(server: Server) -> tuple[int, int, dict[str, int]]:
+    told = server.client.get("/health").json()
+    return told["active_requests"], told["queued_requests"], told["active_model_requests"]
 
 
 def _all_permits_are_there(server: Server) -> None:

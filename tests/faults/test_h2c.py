@@ -92,6 +92,16 @@ def test_hanging_up_returns_the_permit(
     wait_until(lambda: _is_free(one_at_a_time), "the permit's return")
 
 
+def test_a_body_that_comes_after_its_answer_fills_no_log(one_at_a_time: Server, client: H2cClient) -> None:
+    stream = client.ask("/nowhere", b"x", is_whole=False)
+    assert client.headers(stream)[":status"] == "404"
+    assert b"".join(client.read(stream))
+    client.send(stream, b"y")
+    assert client.is_cut()
+    assert _is_free(one_at_a_time)
+    assert "Traceback" not in one_at_a_time.log.read_text()
+
+
 def test_a_window_that_stays_shut_is_a_reader_that_does_not_read(one_at_a_time: Server, client: H2cClient) -> None:
     """Hypercorn takes the whole answer whatever the window is; the end of it is what it cannot send."""
     stream = _ask(client, LOUD)

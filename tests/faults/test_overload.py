@@ -4,11 +4,12 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from tests.support.server import Server, deaf, is_busy, run_cli, serving, wait_until
@@ -117,6 +118,41 @@ def test_answers_have_a_deadline(tiny_home: Path) -> None:
         wait_until(lambda: not is_busy(worker), "the engine's rest", seconds=10)
 
 
+def test_a_permit_is_back_however_an_answer_ended(tiny_home: Path) -> None:
+    """One permit: as long as it is out, nobody else is let in."""
+    with _guarded(tiny_home, max_concurrent="1", rate_limit="0", timeout="2") as server:
+
+        def is_as_before() -> bool:
+            told = server.client.get("/health").json()
+            return (told["active_requests"], told["queued_requests"], told["active_model_requests"]) == (0, 0, {})
+
+        def died() -> None:
+            with server.client.stream("POST", "/api/generate", json=ENDLESS) as response:
+                lines = response.iter_lines()
+                next(lines)
+                server.workers()[0].kill()
+                assert "unexpectedly stopped" in list(lines)[-1]
+
+        def left() -> None:
+            with server.client.stream("POST", "/api/generate", json=ENDLESS) as response:
+                next(response.iter_lines())
+
+        def was_late() -> None:
+            assert server.lines("/api/generate", ENDLESS)[-1]["error"].endswith("(MLX_API_TIMEOUT)")
+
+        def was_refused() -> None:
+            assert server.post("/api/generate", {"model": "none", "prompt": "x"}).status_code == 404
+
+        def unloaded() -> None:
+            assert server.post("/api/generate", {**QUICK, "keep_alive": 0}).status_code == 200
+
+        for end in (died, left, was_late, was_refused, unloaded):
+            end()
+            wait_until(is_as_before, f"the rest after {end.__name__}")
+            # A load may take longer than an answer may; it goes on.
+            wait_until(lambda: server.post("/api/generate", QUICK).status_code == 200, "an answer to the next")
+
+
 def test_a_reader_that_takes_nothing_loses_everything(tiny_home: Path) -> None:
     loud = {**ENDLESS, "logprobs": True, "top_logprobs": 20, "keep_alive": 0}
     with _guarded(tiny_home, max_concurrent="1", write_timeout="1") as server:
@@ -153,6 +189,35 @@ def test_too_many_at_the_door_are_refused_unread(tiny_home: Path) -> None:
             assert answer.status_code == 503
             assert "Max 5 concurrent requests" in answer.text
         assert server.client.get("/api/tags").status_code == 200
+
+
+def test_clients_that_come_and_go_leave_nothing_behind(tiny: Server) -> None:
+    """Nobody waits for the idle clock of a connection whose client has closed it."""
+    gateway = psutil.Process(tiny.process.pid)
+    assert tiny.client.get("/").status_code == 200
+    before = gateway.num_fds()
+    question = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    for length in (len(question), 20, 0) * 20:
+        with socket.create_connection((tiny.host, tiny.port), timeout=20) as connection:
+            connection.sendall(question[:length])
+            answer = b"" if length == len(question) else b"running"
+            while not answer.endswith(b"running"):
+                answer += connection.recv(4096)
+    wait_until(lambda: gateway.num_fds() <= before, "the sockets' end", seconds=10)
+
+
+def test_a_head_that_trickles_ends(tiny_home: Path) -> None:
+    with _guarded(tiny_home, connection_keep_alive="1") as server:
+        with socket.create_connection((server.host, server.port), timeout=10) as connection:
+            began = time.monotonic()
+            with suppress(ConnectionError):
+                for byte in b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"x: y\r\n" * 100:
+                    connection.sendall(bytes([byte]))
+                    if select.select([connection], [], [], 0.1)[0]:
+                        break
+            assert connection.recv(10) == b""
+            assert time.monotonic() - began < 10
+        assert server.client.get("/").status_code == 200
 
 
 def test_the_profile_is_the_origin_of_its_figures(tmp_path: Path) -> None:

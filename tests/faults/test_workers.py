@@ -13,9 +13,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.server import Server, is_busy, run_cli, serving, wait_until
+from tests.support.server import Fatal, Server, is_busy, run_cli, serving, wait_until
 
 LONG_PROMPT = "keti zuzu momo " * 5000
+TWICE = "the model worker has stopped 2 times while it had this prompt"
 ENDLESS = {"model": "tiny", "prompt": "bada", "options": {"num_predict": 20_000, "num_ctx": 8192}}
 
 
@@ -34,21 +35,22 @@ def _load(server: Server, model: str) -> psutil.Process:
     return worker
 
 
-def test_a_worker_killed_in_mid_stream(server: Server) -> None:
+def test_workers_killed_twice_in_mid_stream(server: Server) -> None:
     worker = _load(server, "tiny")
     lines = []
+    fate = Fatal(server)
     with server.client.stream("POST", "/api/generate", json=ENDLESS) as response:
         for line in response.iter_lines():
             lines.append(json.loads(line))
-            if len(lines) == 5:
-                worker.kill()
+            fate.seen()
     assert response.status_code == 200
     assert set(lines[-1]) == {"error"}
-    assert "unexpectedly stopped (SIGKILL" in lines[-1]["error"]
+    assert TWICE in lines[-1]["error"]
     assert all(not line["done"] for line in lines[:-1])
-    again = server.post("/api/generate", {**ENDLESS, "stream": False, "options": {"num_predict": 3}})
-    assert again.json()["eval_count"] == 3
+    again = {"model": "tiny", "prompt": "other", "stream": False, "options": {"num_predict": 3}}
+    assert server.post("/api/generate", again).json()["eval_count"] == 3
     assert server.workers()[0].pid != worker.pid
+    assert "unexpectedly stopped (SIGKILL" in server.log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -58,15 +60,15 @@ def test_a_worker_killed_in_mid_stream(server: Server) -> None:
         ("/v1/completions", {"prompt": "bada"}),
     ],
 )
-def test_a_worker_killed_in_mid_stream_of_openais(server: Server, path: str, rest: dict[str, Any]) -> None:
-    worker = _load(server, "tiny")
+def test_workers_killed_twice_in_mid_stream_of_openais(server: Server, path: str, rest: dict[str, Any]) -> None:
+    _load(server, "tiny")
     lines = []
+    fate = Fatal(server)
     body = {"model": "tiny", "stream": True, "max_tokens": 7000, **rest}
     with server.client.stream("POST", path, json=body) as response:
         for line in filter(None, response.iter_lines()):
             lines.append(json.loads(line.removeprefix("data: ")))
-            if len(lines) == 5:
-                worker.kill()
+            fate.seen()
     assert response.status_code == 200
     assert not any(line["choices"][0]["finish_reason"] for line in lines)
     assert lines[-1]["model"] == ("" if "messages" in rest else "tiny")
@@ -74,21 +76,21 @@ def test_a_worker_killed_in_mid_stream_of_openais(server: Server, path: str, res
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
 def test_streams_of_named_events_just_stop(server: Server, path: str) -> None:
-    worker = _load(server, "tiny")
+    _load(server, "tiny")
     body = {"model": "tiny", "stream": True, "input": "x", "messages": [{"role": "user", "content": "x"}]}
     names = []
+    fate = Fatal(server)
     with server.client.stream("POST", path, json={**body, "max_tokens": 100_000, "temperature": 0}) as response:
         for line in response.iter_lines():
             if line.startswith("event: "):
                 names.append(line.removeprefix("event: "))
-                if len(names) == 9:
-                    worker.kill()
+                fate.seen()
     assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream")
     assert names[-1] in ("content_block_delta", "response.output_text.delta")
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_worker_killed_before_the_first_byte(server: Server, stream: bool) -> None:
+def test_workers_killed_twice_before_the_first_byte(server: Server, stream: bool) -> None:
     worker = _load(server, "slow")
     answers: list[httpx.Response] = []
     body = {"model": "slow", "prompt": LONG_PROMPT, "stream": stream}
@@ -96,9 +98,13 @@ def test_a_worker_killed_before_the_first_byte(server: Server, stream: bool) -> 
     asking.start()
     wait_until(lambda: is_busy(worker), "prefill")
     worker.send_signal(signal.SIGABRT)
-    asking.join(30)
+    wait_until(lambda: worker not in server.workers() and server.workers(), "another worker", 60)
+    (other,) = server.workers()
+    wait_until(lambda: server.client.get("/api/ps").json()["models"] and is_busy(other), "prefill again", 60)
+    other.send_signal(signal.SIGABRT)
+    asking.join(60)
     assert answers[0].status_code == 500
-    assert "unexpectedly stopped (SIGABRT" in answers[0].json()["error"]
+    assert TWICE in answers[0].json()["error"]
     assert server.client.get("/api/version").status_code == 200
 
 

@@ -1,10 +1,16 @@
 """The choosers of idle models, ours and an operator's."""
 
+import re
+import sys
+import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from mlx_ollama.policies.eviction import IdleModel, LeastRecentlyUsed, NotAChooser, chooser
+from mlx_ollama.choosers import NotAChooser
+from mlx_ollama.policies.eviction import IdleModel, LeastRecentlyUsed, chooser
 
 
 def _idle(name: str, idle_seconds: float) -> IdleModel:
@@ -32,6 +38,16 @@ def test_the_least_recently_used_goes_first() -> None:
 def test_choosers_are_found_by_name() -> None:
     assert isinstance(chooser("mlx_ollama.policies.eviction:LeastRecentlyUsed"), LeastRecentlyUsed)
     assert isinstance(chooser(f"{__name__}:Biggest"), Biggest)
+
+
+def test_a_chooser_may_lie_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (source,) = re.findall(r"(?m)^    class BiggestFirst:\n(?:        .*\n)+", readme)
+    (tmp_path / "choosers.py").write_text(textwrap.dedent(source))
+    idle = [replace(_idle(name, 5), size=size) for name, size in (("small", 1), ("large", 3), ("middle", 2))]
+    ordered = chooser("choosers:BiggestFirst", tmp_path).order(idle)
+    assert [model.name for model in ordered] == ["large", "middle", "small"]
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_a_key_lets_in(guarded: Server, headers: dict[str, str]) -> None:
 )
 def test_nothing_else_does(guarded: Server, headers: dict[str, str]) -> None:
     sent = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-    for path in ("/api/tags", "/api/ps", "/v1/models", "/nowhere"):
+    for path in ("/api/tags", "/api/ps", "/v1/models", "/health", "/status", "/metrics", "/nowhere"):
         refused = guarded.client.get(path, headers=sent)
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"] == "Bearer"

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message
 
 from mlx_ollama import errors
 from mlx_ollama.dialects.answers import REFUSAL_JSON
-from mlx_ollama.doors import DECODERS, refuse_of
+from mlx_ollama.doors import DECODERS, DOORS, refuse_of
 from mlx_ollama.policies.decode import Decode
 from mlx_ollama.policies.disconnect import CancelOnDisconnect
 from mlx_ollama.policies.drain import Drain, InFlight
@@ -26,15 +26,15 @@ from mlx_ollama.policies.shortage import Shortage
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def _app(endpoint: Endpoint, *policies: Middleware) -> ASGIApp:
-    return Starlette(routes=[Route("/api/chat", endpoint, methods=["GET", "POST"])], middleware=list(policies))
+def _app(endpoint: Endpoint, *policies: Middleware, path: str = "/api/chat") -> ASGIApp:
+    return Starlette(routes=[Route(path, endpoint, methods=["GET", "POST"])], middleware=list(policies))
 
 
-def _ask(app: ASGIApp, method: str = "GET", **options: Any) -> httpx.Response:
+def _ask(app: ASGIApp, method: str = "GET", path: str = "/api/chat", **options: Any) -> httpx.Response:
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:1") as client:
-            return await client.request(method, "/api/chat", **options)
+            return await client.request(method, path, **options)
 
     return asyncio.run(ask())
 
@@ -72,6 +72,38 @@ def test_errors_become_answers(error: errors.MlxOllamaError, status: int) -> Non
     answer = _ask(_app(_raising(error), Middleware(Errors, refuse_of=refuse_of)))
     assert (answer.status_code, answer.json()) == (status, {"error": error.message})
     assert answer.headers["content-type"] == REFUSAL_JSON
+
+
+@pytest.mark.parametrize("path", DOORS)
+@pytest.mark.parametrize(
+    ("error", "status", "facts"),
+    [
+        (
+            errors.Overloaded("no", setting="MLX_API_QUEUE", retry_after=7),
+            503,
+            {"x-mlx-ollama-setting": "MLX_API_QUEUE", "retry-after": "7"},
+        ),
+        (errors.RateLimited(retry_after=9), 429, {"x-mlx-ollama-setting": "MLX_API_RATE_LIMIT", "retry-after": "9"}),
+        (
+            errors.NoRoom("no", setting="MLX_API_MEMORY_CRITICAL", retry_after=10),
+            503,
+            {"x-mlx-ollama-setting": "MLX_API_MEMORY_CRITICAL", "retry-after": "10"},
+        ),
+        (errors.DeadlinePassed(300), 504, {"x-mlx-ollama-setting": "MLX_API_TIMEOUT"}),
+        (errors.TooLarge("no"), 413, {"x-mlx-ollama-setting": "MLX_API_MAX_BODY"}),
+        (errors.TooSlow("no"), 408, {"x-mlx-ollama-setting": "MLX_API_BODY_TIMEOUT"}),
+        (errors.OutOfMemory("no"), 503, {}),
+        (errors.Unauthorized(), 401, {"www-authenticate": "Bearer"}),
+    ],
+)
+def test_a_refusal_says_the_same_to_every_dialect(
+    path: str, error: errors.MlxOllamaError, status: int, facts: dict[str, str]
+) -> None:
+    answer = _ask(_app(_raising(error), Middleware(Errors, refuse_of=refuse_of), path=path), "POST", path)
+    told = answer.json()["error"]
+    assert (answer.status_code, told if path.startswith("/api/") else told["message"]) == (status, error.message)
+    names = ("x-mlx-ollama-setting", "retry-after", "www-authenticate")
+    assert {name: answer.headers[name] for name in names if name in answer.headers} == facts
 
 
 def test_every_error_has_a_status() -> None:

@@ -13,7 +13,7 @@ from mlx_ollama import errors
 from mlx_ollama.status.metrics import MOST_MODELS, Metrics, policy_of
 from mlx_ollama.types import Usage
 from tests.support.gateway import Dial, running
-from tests.support.server import Server, serving
+from tests.support.server import Fatal, Server, serving
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
@@ -92,14 +92,17 @@ def test_hang_ups_and_broken_answers_have_outcomes_of_their_own(tiny_home: Path)
         with httpx.stream("POST", f"{server.url}/api/generate", json=endless, trust_env=False, timeout=60) as response:
             next(response.iter_lines())
         with server.client.stream("POST", "/api/generate", json=endless) as response:
-            lines = response.iter_lines()
-            next(lines)
-            server.workers()[0].kill()
-            assert "error" in json.loads(list(lines)[-1])
+            fate = Fatal(server)
+            lines = []
+            for line in response.iter_lines():
+                fate.seen()
+                lines.append(json.loads(line))
+            assert "error" in lines[-1]
         figures = _figures(server)
         assert figures[_key("requests_total", endpoint="/api/generate", outcome="gone")] == 1
         assert figures[_key("requests_total", endpoint="/api/generate", outcome="broken")] == 1
-        assert figures[_key("worker_deaths_total")] == 1
+        assert figures[_key("worker_deaths_total")] == 2
+        assert figures[_key("retried_requests_total")] == figures[_key("resumed_streams_total")] == 1
 
 
 def test_memory_is_told_as_health_has_it_and_refusals_of_memory_count(tmp_path: Path, tiny_home: Path) -> None:

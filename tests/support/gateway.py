@@ -32,7 +32,7 @@ class Dial:
 @asynccontextmanager
 async def running(home: Path, dial: Dial, **settings: Any) -> AsyncIterator[tuple[httpx.AsyncClient, Gateway]]:
     """A client of a gateway that has started, and the gateway; its workers end with the block."""
-    flags = {"home": str(home), "profile": "ollama", "memory_interval": 0.05, **settings}
+    flags = {"home": str(home), "profile": "ollama", "spare": False, "memory_interval": 0.05, **settings}
     gateway = create_gateway(load(flags, {}).settings, gauge=dial)
     transport = httpx.ASGITransport(gateway.app)
     async with (

@@ -30,14 +30,19 @@ class H2cClient:
         self._flush()
         self._received: dict[int, list[h2.events.Event]] = {}
 
-    def ask(self, path: str, body: bytes) -> int:
-        """Send a POST; the number of its stream."""
+    def ask(self, path: str, body: bytes, *, is_whole: bool = True) -> int:
+        """Send a POST; the number of its stream. If its body is not whole there is more to `send`."""
         stream = self._connection.get_next_available_stream_id()
         headers = [(":method", "POST"), (":path", path), (":authority", "localhost"), (":scheme", "http")]
         self._connection.send_headers(stream, headers)
-        self._connection.send_data(stream, body, end_stream=True)
+        self._connection.send_data(stream, body, end_stream=is_whole)
         self._flush()
         return stream
+
+    def send(self, stream: int, body: bytes) -> None:
+        """The rest of a body."""
+        self._connection.send_data(stream, body, end_stream=True)
+        self._flush()
 
     def headers(self, stream: int) -> Mapping[str, str]:
         """The head of an answer, with `:status`."""

@@ -10,13 +10,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from mlx_ollama.models.config import config_of
-from mlx_ollama.models.manifest import CONFIG_TYPE, MODEL_TYPE, Layer, Manifest, to_file
+from mlx_ollama.models.manifest import CONFIG_TYPE, MODEL_TYPE, TEMPLATE_TYPE, Layer, Manifest, to_file
+
+TEMPLATE = b"{{ .Prompt }}"
 
 
 class LocalRegistry:
     """Serves one model, `ns/m`; `ns/none`, `ns/err`, `ns/badjson`, `ns/unauth` fail in the ways of the recordings.
 
-    `breaks` are byte counts after which the first downloads of a blob break off; `requests` counts what was asked.
+    `breaks` are byte counts after which the first downloads of a blob break off, or stop there for good if `stalls`;
+    `redirects` sends them to another host, which speaks of no ranges if not `resumes`. `statuses` answers the first
+    downloads with errors. `requests` counts what was asked.
     """
 
     def __init__(self, gguf: bytes) -> None:
@@ -24,8 +28,14 @@ class LocalRegistry:
         self.breaks: list[int] = []
         self.ranges: list[str] = []
         self.requests: Counter[str] = Counter()
+        self.statuses: list[int] = []
+        self.stalls = self.redirects = False
+        self.resumes = True
+        self.over = threading.Event()
         config = to_file(config_of("gguf", "llama", ["llama"], "1", "F16"))
-        self.manifest = Manifest(self._layer(CONFIG_TYPE, config), (self._layer(MODEL_TYPE, gguf),))
+        self.manifest = Manifest(
+            self._layer(CONFIG_TYPE, config), (self._layer(MODEL_TYPE, gguf), self._layer(TEMPLATE_TYPE, TEMPLATE))
+        )
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
 
@@ -40,6 +50,7 @@ class LocalRegistry:
         try:
             yield self
         finally:
+            self.over.set()
             self._server.shutdown()
             self._server.server_close()
             thread.join()
@@ -55,11 +66,22 @@ class LocalRegistry:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 registry.requests[self.path] += 1
+                if self.path.startswith("/cdn/"):
+                    return self._blob(self.path.removeprefix("/cdn/"))
                 _, _, namespace, model, kind, reference = self.path.split("/")
                 if kind == "manifests":
-                    self._answer(*registry._manifest(f"{namespace}/{model}"))
-                else:
-                    self._blob(reference)
+                    return self._answer(*registry._manifest(f"{namespace}/{model}"))
+                if registry.statuses:
+                    return self._answer(registry.statuses.pop(0), b"boom")
+                if registry.redirects:
+                    return self._redirect(f"http://localhost:{registry._server.server_port}/cdn/{reference}")
+                return self._blob(reference)
+
+            def _redirect(self, place: str) -> None:
+                self.send_response(307)
+                self.send_header("Location", place)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -73,7 +95,8 @@ class LocalRegistry:
             def _blob(self, digest: str) -> None:
                 content = registry.blobs[digest]
                 begin = 0
-                if span := self.headers.get("Range"):
+                span = self.headers.get("Range") if registry.resumes else None
+                if span:
                     registry.ranges.append(span)
                     begin = int(span.removeprefix("bytes=").partition("-")[0])
                 self.send_response(206 if span else 200)
@@ -83,6 +106,9 @@ class LocalRegistry:
                 if registry.breaks and len(content) > registry.breaks[0]:
                     end = begin + registry.breaks.pop(0)
                 self.wfile.write(content[begin:end])
+                if end < len(content) and registry.stalls:
+                    self.wfile.flush()
+                    registry.over.wait()
 
         return Handler
 

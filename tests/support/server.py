@@ -17,8 +17,9 @@ from typing import Any
 import httpx
 import psutil
 
-PATIENT = {"MLX_API_PROFILE": "ollama"}
-"""For tests that are not about limits: many requests at once, or of one address, are nothing special."""
+PATIENT = {"MLX_API_PROFILE": "ollama", "MLX_API_SPARE": "0"}
+"""For tests that are not about limits: many requests at once, or of one address, are nothing special; and a worker that
+nobody may want is not made by each of many servers."""
 
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -93,6 +94,11 @@ class Server:
     def post(self, path: str, body: Any) -> httpx.Response:
         return self.client.post(path, json=body)
 
+    def figure(self, name: str) -> float:
+        """One of its metrics, without labels."""
+        lines = self.client.get("/metrics").text.splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"mlx_ollama_{name} "))
+
     def lines(self, path: str, body: Any) -> list[dict[str, Any]]:
         with self.client.stream("POST", path, json=body) as response:
             return [json.loads(line) for line in response.iter_lines()]
@@ -131,6 +137,26 @@ def _is_worker(process: psutil.Process) -> bool:
         return "mlx_ollama.worker" in process.cmdline()
     except psutil.Error:  # it has just ended
         return False
+
+
+class Fatal:
+    """Has two workers die of one answer, after which it is not tried again. To be told of every sign of it."""
+
+    def __init__(self, server: Server, at: int = 5) -> None:
+        self._server = server
+        self._left = at
+
+    def seen(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            before = self._server.figure("resumed_streams_total")
+            (first,) = self._server.workers()
+            first.kill()
+            # What has arrived by now may still be the first one's.
+            wait_until(lambda: self._server.figure("resumed_streams_total") > before, "the answer goes on", 60)
+            for other in self._server.workers():
+                if other != first:
+                    other.kill()
 
 
 @contextmanager

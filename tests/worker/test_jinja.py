@@ -106,9 +106,9 @@ def test_many_results_find_their_calls_as_fast_as_few(named: str) -> None:
     results = [Message("tool", str(at), tool_name=named) for at in range(many // 2)]
     late = [Message("tool", "", tool_call_id=f"id{at}") for at in reversed(range(many))]
     hf = Hf("x")
-    began = time.perf_counter()
+    began = time.process_time()
     _render(hf, HI, call, *results, *late)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     answered = [turn["tool_call_id"] for turn in hf.given["turns"][2:]]
     assert answered[: many // 2] == [f"id{at}" for at in range(many // 2)]
     assert answered[many // 2 :] == [f"id{at}" for at in reversed(range(many))]

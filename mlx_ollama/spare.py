@@ -1,0 +1,58 @@
+"""A worker that has everything but a model, so that a load costs its weights alone."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from mlx_ollama.link import WorkerLink
+
+logger = logging.getLogger(__name__)
+
+Start = Callable[[], Awaitable[WorkerLink]]
+
+
+class Spare:
+    """Keeps one worker warm; `start` makes one. With `wanted` false workers are made when they are needed."""
+
+    def __init__(self, start: Start, *, wanted: bool) -> None:
+        self._start = start
+        self._wanted = wanted
+        self._warm: WorkerLink | None = None
+        self._refilling: asyncio.Task[None] | None = None
+
+    async def take(self) -> WorkerLink:
+        """A worker without a model: the warm one if it lives. The next one is warmed when this one has its model.
+
+        Raises:
+            OSError: if no process can be started.
+        """
+        taken, self._warm = self._warm, None
+        if taken is None or not taken.alive:
+            taken = await self._start()
+        self.refill(after=taken)
+        return taken
+
+    def refill(self, after: WorkerLink | None = None) -> None:
+        """Warm a worker unless there is one, not before `after` is done with loading: both want the processor."""
+        if self._wanted and (self._refilling is None or self._refilling.done()):
+            self._refilling = asyncio.create_task(self._refill(after))
+
+    async def close(self) -> None:
+        """End the warm worker; no other one will be made."""
+        self._wanted = False
+        if self._refilling is not None:
+            self._refilling.cancel()
+            await asyncio.wait([self._refilling])
+        if self._warm is not None:
+            await self._warm.stop()
+
+    async def _refill(self, after: WorkerLink | None) -> None:
+        if after is not None:
+            await after.settled()
+        if self._warm is not None and self._warm.alive:
+            return
+        try:
+            self._warm = await self._start()
+        except OSError as error:
+            # The next load will find out whether it can be made, and tells whoever asked.
+            logger.warning("no spare worker can be started: %s", error)
