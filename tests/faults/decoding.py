@@ -6,8 +6,8 @@ from starlette.datastructures import Headers
 
 from mlx_ollama.doors import DECODERS
 from mlx_ollama.errors import InvalidOption, MlxOllamaError
+from mlx_ollama.framing import Decoder, ProtocolError
 from mlx_ollama.policies.errors import status_of
-from mlx_ollama.protocol import Decoder, ProtocolError
 
 BOUNDARY = "edge"
 HEADERS = Headers({"content-type": f"multipart/form-data; boundary={BOUNDARY}"})
