@@ -72,6 +72,11 @@ def test_recorded_of_a_model(server: Server, registry: LocalRegistry) -> None:
             assert _lines(found[0]["modelfile"]) == _lines(wanted[0]["modelfile"])
         else:
             assert found == [_with_our_layers(line, registry) for line in wanted]
+    # Where the reference sends it, this server says that it does not.
+    push = json.loads(recorded["push_ok"]["request"]["body"].replace(RECORDED_HOST, registry.host))
+    first, last = server.lines("/api/push", push)
+    assert first == json.loads(recorded["push_ok"]["response"]["body"].splitlines()[0])
+    assert last == {"error": "push is not supported by this server"}
 
 
 def test_a_pulled_model_answers_and_a_second_pull_fetches_nothing(server: Server, registry: LocalRegistry) -> None:

@@ -75,7 +75,8 @@ class Engine:
     """Owns the model and every stream on it; all of its methods run on the one MLX thread of the process.
 
     `send` takes the frames of one turn of the loop, `new_batch` makes an empty batch, `prefixes` remembers what was
-    read. `prefill_slice` is in seconds, `clock` counts nanoseconds.
+    read. With `is_exact` what another worker has said is read as it was said, token by token, which takes as long.
+    `prefill_slice` is in seconds, `clock` counts nanoseconds.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Engine:
         prefill_slice: float,
         new_batch: Callable[[], Batch],
         prefixes: Prefixes | None = None,
+        is_exact: bool = False,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._tokenizer = tokenizer
@@ -96,6 +98,7 @@ class Engine:
         self._clock = clock
         self._slice_ns = int(prefill_slice * 1e9)
         self._new_batch = new_batch
+        self._is_exact = is_exact
         self._prefixes = Prefixes(0) if prefixes is None else prefixes
         self._prefill = Prefill(model, self._prefixes, clock=lambda: clock() / 1e9)
         self._preparing = Preparing(tokenizer, needs_marks=self._prefill.needs_marks, clock=clock)
@@ -212,7 +215,8 @@ class Engine:
             stream.read = self._clock()
             out.append(self._finish(stream, reason))
         else:
-            self._prefill.add(frame.id, prompt.fed + stream.answer, stream.kind, ready.marks)
+            singly_from = len(prompt.fed) - 1 if stream.answer and self._is_exact else None
+            self._prefill.add(frame.id, prompt.fed + stream.answer, stream.kind, ready.marks, singly_from)
 
     def _alone(self, request: int, work: Callable[[], None], out: list[Frame]) -> None:
         """Do work for one request: tokenizers, templates and grammars are strangers' code, and may fail it alone."""

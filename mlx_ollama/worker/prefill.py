@@ -28,7 +28,8 @@ class Reading:
     `cache` holds what the model remembers of `tokens[:position]`. The last token is never read here: decoding begins
     with it. `key` is what prompts must share besides tokens to know of each other; `marks` are positions in rising
     order at which the cache is remembered, because it cannot be shortened to them later. `reused` tokens were known,
-    and `difference` is where they end. `failure` says why reading had to be given up; `alone` forbids to read it
+    and `difference` is where they end. From `singly_from` on tokens are read one at a time, as they were when they were
+    said: to sum in the same order gives the same numbers. `failure` says why reading had to be given up; `alone` forbids to read it
     together with others.
     """
 
@@ -41,6 +42,7 @@ class Reading:
     reused: int = 0
     difference: Difference | None = None
     has_begun: bool = False
+    singly_from: int | None = None
     failure: str = ""
     failure_kind: Failure = "failed"
     alone: bool = False
@@ -52,7 +54,9 @@ class Reading:
     @property
     def until_mark(self) -> int:
         """How many tokens may be read in one slice."""
-        end = len(self.tokens) - 1
+        if self.singly_from is not None and self.position >= self.singly_from:
+            return 1
+        end = len(self.tokens) - 1 if self.singly_from is None else self.singly_from
         return next((mark for mark in self.marks if self.position < mark < end), end) - self.position
 
 
@@ -76,8 +80,15 @@ class Prefill:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def add(self, id: int, tokens: list[int], key: str = "", marks: Sequence[int] = ()) -> None:  # noqa: A002 - it is one
-        reading = Reading(id, tokens, new_cache(self._model), key=key, marks=marks)
+    def add(
+        self,
+        id: int,  # noqa: A002 - it is one
+        tokens: list[int],
+        key: str = "",
+        marks: Sequence[int] = (),
+        singly_from: int | None = None,
+    ) -> None:
+        reading = Reading(id, tokens, new_cache(self._model), key=key, marks=marks, singly_from=singly_from)
         self._recall(reading)
         self._queue.append(reading)
 
@@ -225,4 +236,4 @@ class Prefill:
 
 def _can_share(reading: Reading) -> bool:
     is_short = 0 < reading.remaining <= SHORT_PROMPT_TOKENS and reading.position == 0
-    return is_short and not reading.alone and is_plain(reading.cache)
+    return is_short and not reading.alone and reading.singly_from is None and is_plain(reading.cache)
