@@ -23,6 +23,7 @@ REST_SECONDS = 30.0
 GOOD_TOKENS = 4
 
 ANSWERED, TOLD = "answered", "told"
+EITHER = f"{ANSWERED} or {TOLD}"
 
 
 class Probe:

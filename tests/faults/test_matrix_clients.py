@@ -20,6 +20,7 @@ pytestmark = pytest.mark.xdist_group("matrix-clients")
 
 CONNECTIONS = 2000
 AT_ONCE = 200
+LARGE_BYTES = 1 << 24
 HEAD = b"POST /api/generate HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n"
 PATHS = ("/api/generate", "/api/chat", "/api/create", "/v1/chat/completions", "/v1/responses", "/v1/messages")
 
@@ -119,15 +120,16 @@ BODIES = {
 
 
 def _row(fault: str, status: int) -> Any:
-    mark = pytest.mark.fault(fault, "any dialect", f"told {status}")
+    # All dialects read JSON in one way; the large ones go through one door only, for the sake of time.
+    where = "/api/generate" if len(BODIES[fault][0]) > LARGE_BYTES else "any dialect"
+    mark = pytest.mark.fault(fault, where, f"told {status}")
     return pytest.param(*BODIES[fault], marks=mark, id=fault.replace(" ", "-"))
 
 
 @pytest.mark.parametrize(("body", "status"), [_row(fault, status) for fault, (_, status) in BODIES.items()])
 def test_bodies_that_are_bombs(bench: Bench, body: bytes, status: int) -> None:
-    is_large = len(body) > 1 << 24
     with standing(bench.server, bench.good):
-        for path in PATHS[:1] if is_large else PATHS:
+        for path in PATHS[:1] if len(body) > LARGE_BYTES else PATHS:
             answer = bench.server.client.post(path, content=body)
             assert answer.status_code == status, answer.text[:200]
             assert answer.json()["error"]

@@ -18,7 +18,7 @@ import pytest
 
 from mlx_ollama.cli import main
 from tests.faults.outcomes import Finding
-from tests.faults.standing import ANSWERED, TOLD, Ask, asking, good_text, is_gone, outcome_of, standing
+from tests.faults.standing import ANSWERED, EITHER, TOLD, Ask, asking, good_text, is_gone, outcome_of, standing
 from tests.support.harm import Harm, harm
 from tests.support.server import Server, serving, wait_until
 
@@ -157,9 +157,11 @@ def _rows(fault: str, states: list[tuple[str, int]], *outcomes: str) -> list[Any
 
 
 @pytest.mark.parametrize(
-    ("fault", "state", "count"), [row for fault in KILLS for row in _rows(fault, STATES, TOLD, ANSWERED)]
+    ("fault", "state", "count"),
+    [row for fault in KILLS for row in (*_rows(fault, STATES[:2], TOLD), *_rows(fault, STATES[2:], ANSWERED))],
 )
 def test_a_worker_that_dies(victim: Victim, finding: Finding, fault: str, state: str, count: int) -> None:
+    """A load that fails is told; whoever has been let in is answered by the next worker."""
     with victim.standing():
         with victim.when(state, count) as (worker, asks):
             KILLS[fault](victim.bench.harm, worker)
@@ -193,13 +195,14 @@ def test_a_worker_that_stands_still_for_a_while(victim: Victim, fault: str, stat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the address space of a process has no limit")
-@pytest.mark.parametrize(("fault", "state", "count"), _rows("out of memory in a worker", STARVED, TOLD, ANSWERED))
-def test_a_worker_without_memory(victim: Victim, finding: Finding, fault: str, state: str, count: int) -> None:
+@pytest.mark.parametrize(("fault", "state", "count"), _rows("out of memory in a worker", STARVED, EITHER))
+def test_a_worker_without_memory(victim: Victim, fault: str, state: str, count: int) -> None:
+    """Told if an allocation fails as an error; if it ends the process, that is a death like any other."""
     with victim.standing(), ThreadPoolExecutor(1) as pool:
         with victim.when(state, count) as (worker, asks):
             victim.bench.harm.starve(worker.pid)
             if state == "idle":
                 asks.append(victim.ask(pool, "prefill"))
-        finding.settle(victim.outcome(asks, state))
+        assert victim.outcome(asks, state) in (TOLD, ANSWERED, EITHER)
         if not is_gone(worker):
             victim.bench.harm.feed(worker.pid)
