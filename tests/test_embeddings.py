@@ -211,14 +211,20 @@ def test_a_client_who_leaves_ends_the_work(server: Server) -> None:
     wait_until(idle, "rest", 10)
 
 
+def _loaded(server: Server) -> list[str]:
+    return [model["name"] for model in server.client.get("/api/ps").json()["models"]]
+
+
 def test_an_encoders_worker_is_light(server: Server) -> None:
     def mapped(process: psutil.Process) -> str:
         return " ".join(region.path for region in process.memory_maps())
 
+    server.post("/api/embed", {"model": "Bert", "input": "ba", "keep_alive": 0})
+    wait_until(lambda: "Bert:latest" not in _loaded(server), "its end")
+    others = {worker.pid for worker in server.workers()}
     server.post("/api/embed", {"model": "Bert", "input": "ba"})
     assert not [word for word in ("mlx", "numpy", "tokenizers") if word in mapped(psutil.Process(server.process.pid))]
-    workers = server.workers()
-    (worker,) = [worker for worker in workers if any(word.endswith("/bert") for word in worker.cmdline())]
+    (worker,) = [worker for worker in server.workers() if worker.pid not in others]
     libraries = mapped(worker)
     assert "mlx" in libraries
     assert "sentencepiece" not in libraries, "transformers, and all that it brings, is for language models"

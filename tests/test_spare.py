@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server import Server, serving, wait_until
+from tests.support.server import Server, run_cli, serving, wait_until
 
 WARM = {"MLX_API_SPARE": "1"}
 ASK = {"model": "tiny", "prompt": "bada", "stream": False, "options": {"num_predict": 3}}
 
 
 @pytest.fixture
-def home(tiny_home: Path, tmp_path: Path) -> Path:
+def home(tiny_directory: Path, tmp_path: Path) -> Path:
     home = tmp_path / "home"
-    home.symlink_to(tiny_home)
+    made = run_cli("import", "tiny", str(tiny_directory), "--home", str(home), "--parameter", "temperature=0")
+    assert made.returncode == 0, made.stderr
     return home
 
 

@@ -131,7 +131,8 @@ def test_a_permit_is_back_however_an_answer_ended(tiny_home: Path) -> None:
                 lines = response.iter_lines()
                 next(lines)
                 server.workers()[0].kill()
-                assert "unexpectedly stopped" in list(lines)[-1]
+                # It goes on in another worker, and is late.
+                assert "MLX_API_TIMEOUT" in list(lines)[-1]
 
         def left() -> None:
             with server.client.stream("POST", "/api/generate", json=ENDLESS) as response:

@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.support.server import clean_environment, wait_until
+from tests.support.server import PATIENT, clean_environment, wait_until
 
 QUICK = {
+    **PATIENT,
     "MLX_API_SUPERVISE_INTERVAL": "0.2",
     "MLX_API_SUPERVISE_TIMEOUT": "1",
     "MLX_API_SUPERVISE_BACKOFF": "0.05",
