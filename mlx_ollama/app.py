@@ -55,13 +55,13 @@ from mlx_ollama.routes import (
 )
 from mlx_ollama.service import Service
 from mlx_ollama.settings import Settings, load
-from mlx_ollama.spare import Spare
 from mlx_ollama.status.metrics import Metrics
 from mlx_ollama.status.routes import status_resources
 from mlx_ollama.status.vitals import Monitor
 from mlx_ollama.store_routes import UPLOADS, store_resources
 from mlx_ollama.supervision import Backoff, CircuitBreaker
 from mlx_ollama.upstream import Upstream
+from mlx_ollama.warm import WarmWorker
 
 OVERLOADED = {
     "guarded": "Server overloaded. Max {most} concurrent requests",
@@ -99,8 +99,8 @@ def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = (), gauge: Mem
         NotAChooser: if `eviction` names none.
     """
     guard = _guard(settings, gauge or system_gauge())
-    spare = _spare(settings, guard)
-    pool = _pool(settings, guard, spare)
+    warm = _warm(settings, guard)
+    pool = _pool(settings, guard, warm)
     library, in_flight = library_of(settings), InFlight()
     limits = _limits(settings)
     monitor = Monitor(pool, guard, limits.slots, limits.rates, lambda: in_flight.phase)
@@ -125,13 +125,13 @@ def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = (), gauge: Mem
         await asyncio.to_thread(library.store.sweep)
         watching = asyncio.create_task(pool.watch_memory())
         in_flight.opened = True
-        spare.refill()
+        warm.refill()
         preloading = asyncio.create_task(service.preload(settings.preload))
         yield
         watching.cancel()
         preloading.cancel()
         await pool.close()
-        await spare.close()
+        await warm.close()
         if upstream is not None:
             await upstream.close()
 
@@ -157,7 +157,7 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _spare(settings: Settings, guard: MemoryGuard) -> Spare:
+def _warm(settings: Settings, guard: MemoryGuard) -> WarmWorker:
     async def start() -> WorkerLink:
         return await WorkerLink.start(
             device=settings.device,
@@ -169,15 +169,15 @@ def _spare(settings: Settings, guard: MemoryGuard) -> Spare:
             verdict=guard.verdict,
         )
 
-    return Spare(start, wanted=settings.spare)
+    return WarmWorker(start, wanted=settings.spare)
 
 
-def _pool(settings: Settings, guard: MemoryGuard, spare: Spare) -> Pool:
+def _pool(settings: Settings, guard: MemoryGuard, warm: WarmWorker) -> Pool:
     async def prepare(model: StoredModel) -> None:
         await asyncio.to_thread(ready, model)
 
     async def start(model: StoredModel) -> WorkerLink:
-        worker = await spare.take()
+        worker = await warm.take()
         worker.load(model.directory)
         return worker
 

@@ -242,7 +242,7 @@ def ready(model: StoredModel) -> None:
         LoadFailed: if it cannot be made again.
     """
     try:
-        for _ in make(model.weights) if model.weights else ():
+        for _ in make(model.weights):
             pass
     except (MakingFailed, OSError) as error:
         raise LoadFailed(f"{model.name.display} cannot be prepared: {error}") from error

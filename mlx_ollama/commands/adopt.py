@@ -91,6 +91,6 @@ def _named(found: Sequence[Elsewhere], names: Sequence[str]) -> Iterator[tuple[E
 def _enter(place: Elsewhere, model: StoredModel, store: Store) -> None:
     """What must be converted is converted first: a model that cannot be used is not entered."""
     with Progress(sys.stderr) as progress:
-        for told in make(model.weights) if model.weights else ():
+        for told in make(model.weights):
             progress.tell(f"{told.status} {model.name.display}", told.completed, told.total)
     place.adopt(model, store)

@@ -5,8 +5,6 @@ It tells what it does as one JSON object a line: {"kind", "digest"} when it know
 `kind` is "mlx" for a directory, "gguf" for one file. It may be killed at any time; the next one goes on from there.
 """
 
-import errno
-import json
 import os
 import sys
 import time
@@ -29,6 +27,7 @@ from huggingface_hub.utils import disable_progress_bars, logging
 
 from mlx_ollama.hub.choice import LATEST, File, NothingUsable, gguf_file, has_gguf, has_weights, mlx_files
 from mlx_ollama.hub.transfer import Transfer, TransferFailed, until_done
+from mlx_ollama.telling import reason, tell
 
 TICK_SECONDS = 0.1
 SILENT_SECONDS = 1.0
@@ -36,7 +35,6 @@ SILENT_SECONDS = 1.0
 
 _TIMEOUT_SECONDS = 30.0
 _MAIN = "main"
-_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def fetch(repository: str, tag: str) -> dict[str, Any]:
@@ -51,7 +49,7 @@ def fetch(repository: str, tag: str) -> dict[str, Any]:
         plan, chosen = {"kind": "gguf", "digest": f"sha256:{gguf.sha256}"}, [gguf]
     else:
         plan, chosen = {"kind": "mlx", "digest": ""}, list(mlx_files(files))
-    _print(plan)
+    tell(plan)
     transfer = Transfer(repository, commit, chosen)
     _watch(transfer)
     transfer.name_commit(revision)
@@ -91,7 +89,7 @@ def _watch(transfer: Transfer) -> None:
         completed = transfer.total if done else transfer.completed
         if completed != told or time.monotonic() - told_at >= SILENT_SECONDS:
             told, told_at = completed, time.monotonic()
-            _print({"completed": completed, "total": transfer.total})
+            tell({"completed": completed, "total": transfer.total})
 
 
 def _words(error: Exception, repository: str) -> str:
@@ -113,36 +111,31 @@ def _words(error: Exception, repository: str) -> str:
             return f"{error.response.status_code}: {error.server_message or error.response.reason_phrase}"
         case HTTPError():
             return f"max retries exceeded: {str(error) or type(error).__name__}"
-        case OSError() if error.errno in _FULL_DISK:
-            return "no room on disk"
+        case OSError():
+            return reason(error)
     return str(error)
 
 
 def main(arguments: Sequence[str]) -> int:
     """The exit status."""
     if len(arguments) != 2:  # noqa: PLR2004
-        _print({"error": "usage: python -m mlx_ollama.hub ORG/REPO TAG", "missing": False})
+        tell({"error": "usage: python -m mlx_ollama.hub ORG/REPO TAG", "missing": False})
         return 1
     repository, tag = arguments
     disable_progress_bars()
     logging.set_verbosity_error()
     try:
-        _print(fetch(repository, tag))
+        tell(fetch(repository, tag))
     except BrokenPipeError:  # whoever asked is gone
         return 1
     except NothingUsable as error:
-        _print({"error": f"{repository} cannot be used here: {error}", "missing": False})
+        tell({"error": f"{repository} cannot be used here: {error}", "missing": False})
         return 1
     except (TransferFailed, HFValidationError, HTTPError, OSError) as error:
         missing = isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
-        _print({"error": _words(error, repository), "missing": missing})
+        tell({"error": _words(error, repository), "missing": missing})
         return 1
     return 0
-
-
-def _print(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

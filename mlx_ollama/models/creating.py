@@ -12,7 +12,7 @@ from mlx_ollama.models.blobs import check_digest
 from mlx_ollama.models.config import checked_info, config_of, remote_config
 from mlx_ollama.models.directory import ModelDirectory, NotAModel
 from mlx_ollama.models.gguf_header import MAGIC, GgufHeader, NotGguf
-from mlx_ollama.models.making import FLOATS, QUANTIZED_BITS, MakingFailed, make
+from mlx_ollama.models.making import FLOATS, QUANTIZED_BITS, MakingFailed, make_for_client
 from mlx_ollama.models.manifest import (
     JSON_TYPE,
     LICENSE_TYPE,
@@ -194,8 +194,7 @@ class Creator:
         if weights is None:
             raise InvalidRequest("no files provided to convert")
         try:
-            for told in make(weights):
-                yield replace(told, status=f"{told.status} model", digest=layers[0].digest)
+            yield from make_for_client(weights, layers[0].digest)
         except MakingFailed as error:
             raise InvalidRequest(str(error)) from error
         return weights

@@ -63,12 +63,30 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock that is called `path`, waiting for it; a process that ends lets go of it, however it ends."""
+def locked(path: Path, *, keep: bool = False) -> Iterator[None]:
+    """Hold the lock that is called `path`, waiting for it; a process that ends lets go of it, however it ends.
+
+    The file is removed by whoever has held it, unless they `keep` it for the many that will come.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever held it has removed it: the next to come would lock another file of that name, beside us.
+            if _is_at(path, file):
+                try:
+                    yield
+                finally:
+                    if not keep:
+                        path.unlink(missing_ok=True)
+                return
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _temporary(folder: Path) -> tuple[int, str]:

@@ -4,7 +4,6 @@ MLX weights are used where they lie in the cache; a GGUF file is linked into the
 """
 
 from collections.abc import Generator, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from mlx_ollama.models.blobs import check_digest
 from mlx_ollama.models.children import ChildFailed, lines_of
 from mlx_ollama.models.directory import NotAModel
 from mlx_ollama.models.gguf_header import GgufHeader, NotGguf
-from mlx_ollama.models.making import MakingFailed, make
+from mlx_ollama.models.making import MakingFailed, make_for_client
 from mlx_ollama.models.manifest import Manifest
 from mlx_ollama.models.names import ModelName
 from mlx_ollama.models.referring import of_gguf, referred
@@ -81,6 +80,5 @@ def _of_gguf(store: Store, path: Path, digest: str) -> Generator[Progress, None,
     blob = store.blobs.path(digest)
     config, layer = of_gguf(GgufHeader.read(blob), blob)
     weights = Weights.of(Manifest(layer, (layer,)), "", store.blobs, store.converted)
-    for told in make(weights) if weights else ():
-        yield replace(told, status=f"{told.status} model")
+    yield from make_for_client(weights)
     return Recipe(config, [layer])

@@ -11,12 +11,13 @@ from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.models.blobs import digest_of
 from mlx_ollama.models.directory import NotAModel
 from mlx_ollama.models.gguf_header import MAGIC
-from mlx_ollama.models.making import MakingFailed, convert
+from mlx_ollama.models.making import MakingFailed, make
 from mlx_ollama.models.manifest import PARAMS_TYPE, SYSTEM_TYPE, TEMPLATE_TYPE, to_file
 from mlx_ollama.models.names import ModelName
 from mlx_ollama.models.parameters import typed_parameters
 from mlx_ollama.models.referring import referred
 from mlx_ollama.models.store import Content, Recipe, Store, StoredModel
+from mlx_ollama.models.weights import Weights
 
 Progress = Callable[[str, int, int], None]
 """Told a status and how many bytes of how many are done; 0 of 0 where that means nothing."""
@@ -82,12 +83,10 @@ class Importer:
 
     def _convert(self, gguf: Path) -> Path:
         """The MLX directory of a GGUF file, made unless it is there. Named by the file's content, so twice is once."""
-        directory = self._converted / f"sha256-{self._digest(gguf)}"
-        if directory.is_dir():
-            return directory
-        self._converted.mkdir(parents=True, exist_ok=True)
+        key = f"sha256-{self._digest(gguf)}"
+        directory = self._converted / key
         try:
-            for told in convert(gguf, directory):
+            for told in make(Weights(key, directory, gguf=gguf)):
                 self._progress(told.status, told.completed, told.total)
         except MakingFailed as error:
             raise ImportFailed(f"{gguf.name} cannot be converted: {error}") from error

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from mlx_ollama.models.children import ChildFailed, lines_of
@@ -17,7 +18,6 @@ QUANTIZED_BITS = {"Q8_0": 8, "Q4_K_S": 4, "Q4_K_M": 4}
 
 FLOATS = ("F32", "F16", "BF16")
 
-
 _LONG_STEPS = ("converting", "quantizing")
 """What is worth a progress bar; the rest is over before anybody looks."""
 
@@ -26,26 +26,29 @@ class MakingFailed(Exception):
     """The directory cannot be made; the message says why."""
 
 
-def make(weights: Weights) -> Iterator[Progress]:
+def make(weights: Weights | None) -> Iterator[Progress]:
     """Make a model's directory unless it is there, telling how far it is. Two who want the same one make it once.
+
+    A model that lives elsewhere has no weights, and nothing is made of it.
 
     Raises:
         MakingFailed: if what it is made of cannot be used here, or there is no room.
     """
-    if not weights.is_made or weights.directory.is_dir():
+    if weights is None or not weights.is_made or weights.directory.is_dir():
         return
     with locked(weights.directory.with_name(f".{weights.directory.name}.lock")):
         if not weights.directory.is_dir():
             yield from _made(weights)
 
 
-def convert(gguf: Path, directory: Path) -> Iterator[Progress]:
-    """Turn a GGUF file into an MLX directory, in a process of its own: nobody here ever holds a model's weights.
+def make_for_client(weights: Weights | None, digest: str = "") -> Iterator[Progress]:
+    """The same, in the statuses that clients are shown; `digest` is the layer that they belong to, if they do.
 
     Raises:
-        MakingFailed: if the file cannot be converted.
+        MakingFailed: as `make`.
     """
-    yield from _run("convert", gguf, directory)
+    for told in make(weights):
+        yield replace(told, status=f"{told.status} model", digest=digest)
 
 
 def _made(weights: Weights) -> Iterator[Progress]:
@@ -61,7 +64,7 @@ def _made(weights: Weights) -> Iterator[Progress]:
 
 def _plain(weights: Weights, directory: Path) -> Iterator[Progress]:
     if weights.gguf is not None:
-        yield from convert(weights.gguf, directory)
+        yield from _run("convert", weights.gguf, directory)
     else:
         _link(weights, directory)
 
@@ -82,6 +85,7 @@ def _link(weights: Weights, directory: Path) -> None:
 
 
 def _run(module: str, source: Path, *arguments: "Path | str") -> Iterator[Progress]:
+    """In a process of its own: nobody here ever holds a model's weights."""
     try:
         for told in lines_of(f"mlx_ollama.worker.{module}", source, *arguments, env=local_only()):
             if told["status"] in _LONG_STEPS:

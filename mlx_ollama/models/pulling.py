@@ -1,12 +1,11 @@
 """Fetching and sending models (wire-spec 6.2, 6.3)."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from mlx_ollama.errors import InvalidRequest, JobFailed
 from mlx_ollama.models.catalog import near, repository_of
 from mlx_ollama.models.hub import HUB_HOSTS, NotOnHub, pull_from_hub
-from mlx_ollama.models.making import MakingFailed, make
+from mlx_ollama.models.making import MakingFailed, make_for_client
 from mlx_ollama.models.manifest import MODEL_TYPE, TENSOR_TYPE
 from mlx_ollama.models.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName, Reference
 from mlx_ollama.models.registry import NotInRegistry, Registry
@@ -84,8 +83,7 @@ def _of_registry(store: Store, name: ModelName, registry: Registry) -> Iterator[
     yield Progress("verifying sha256 digest")
     weights = Weights.of(manifest, "", store.blobs, store.converted)
     try:
-        for told in make(weights) if weights else ():
-            yield replace(told, status=f"{told.status} model")
+        yield from make_for_client(weights)
     except MakingFailed as error:
         raise JobFailed(f"{name.display} cannot be used here: {error}") from error
     yield Progress("writing manifest")

@@ -92,20 +92,17 @@ class Registry:
             return
         partial = blobs.path(f"{digest}-partial")
         with locked(blobs.path(f"{digest}-lock")):
-            try:
-                if not blobs.has(digest):
-                    most = 0
-                    for completed in self._download(layer, partial):
-                        # A server that sends everything again does not take back what was told.
-                        most = max(most, completed)
-                        yield Progress(status, digest, layer.size, min(most, layer.size))
-                    found = digest_of(partial)
-                    if found != digest.replace("-", ":"):
-                        partial.unlink()
-                        raise JobFailed(f"digest mismatch, file must be downloaded again: want {digest}, got {found}")
-                    partial.rename(blobs.path(digest))
-            finally:
-                blobs.path(f"{digest}-lock").unlink(missing_ok=True)
+            if not blobs.has(digest):
+                most = 0
+                for completed in self._download(layer, partial):
+                    # A server that sends everything again does not take back what was told.
+                    most = max(most, completed)
+                    yield Progress(status, digest, layer.size, min(most, layer.size))
+                found = digest_of(partial)
+                if found != digest.replace("-", ":"):
+                    partial.unlink()
+                    raise JobFailed(f"digest mismatch, file must be downloaded again: want {digest}, got {found}")
+                partial.rename(blobs.path(digest))
 
     def _download(self, layer: Layer, partial: Any) -> Iterator[int]:
         """The bytes that are there so far, now and then. What breaks off is taken up again."""

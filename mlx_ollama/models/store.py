@@ -231,7 +231,7 @@ class Store:
 
     def _alone(self) -> AbstractContextManager[None]:
         """A time in which nobody else writes: no blob goes while a manifest that needs it is on its way."""
-        return locked(self._root / ".lock")
+        return locked(self._root / ".lock", keep=True)
 
     def _replace(self, name: ModelName, manifest: bytes) -> None:
         former = self._manifest(name)

@@ -3,19 +3,14 @@
 {"status", "completed", "total"} in bytes, and for a failure {"error"} at last and the exit status 1.
 """
 
-import errno
-import json
 import signal
-import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
+from mlx_ollama.telling import reason, tell
 from mlx_ollama.worker.gguf_file import ConversionError
 
 Report = Callable[[str, int, int], None]
-
-_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def reporting(work: Callable[[Report], None]) -> int:
@@ -28,12 +23,12 @@ def reporting(work: Callable[[Report], None]) -> int:
     except BrokenPipeError:  # whoever asked is gone, and with them the line an error could be written to
         return 1
     except OSError as error:
-        return fail("no room on disk" if error.errno in _FULL_DISK else str(error))
+        return fail(reason(error))
     return 0
 
 
-def fail(reason: str) -> int:
-    _print({"error": reason})
+def fail(why: str) -> int:
+    tell({"error": why})
     return 1
 
 
@@ -43,9 +38,4 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 
 def _print_progress(status: str, completed: int, total: int) -> None:
-    _print({"status": status, "completed": completed, "total": total})
-
-
-def _print(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
+    tell({"status": status, "completed": completed, "total": total})

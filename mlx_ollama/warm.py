@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 Start = Callable[[], Awaitable[WorkerLink]]
 
 
-class Spare:
+class WarmWorker:
     """Keeps one worker warm; `start` makes one. With `wanted` false workers are made when they are needed."""
 
     def __init__(self, start: Start, *, wanted: bool) -> None:
