@@ -51,7 +51,7 @@ def _build_generator(
     directory: Path, device: Device, send: Send, prefill_slice: float, prompt_cache: PromptCache
 ) -> "tuple[Ready, Engine]":
     # Each kind of worker imports only what it needs: mlx-lm and, behind it, transformers take a second.
-    from mlx_ollama.worker.batch import Batch, make_batch  # noqa: PLC0415 - see above
+    from mlx_ollama.worker.batch import make_batch  # noqa: PLC0415 - see above
     from mlx_ollama.worker.engine import Engine  # noqa: PLC0415 - see above
     from mlx_ollama.worker.load import load  # noqa: PLC0415 - see above
     from mlx_ollama.worker.prefix_choice import chooser  # noqa: PLC0415 - see above
@@ -61,18 +61,14 @@ def _build_generator(
     prefixes = Prefixes(prompt_cache.budget, chooser(prompt_cache.chooser) if prompt_cache.budget else None)
     loaded = load(directory, device=device.kind)
 
-    def new_batch() -> Batch:
-        # After each batch, since each wires all that the GPU recommends.
-        made = partial(limit_wired_memory, device, loaded.weight_bytes)
-        return make_batch(loaded.model, loaded.eos_token_ids, made)
-
+    limit_wired_memory(device, loaded.weight_bytes)
     engine = Engine(
         loaded.model,
         Tokenizer(loaded.tokenizer),
         loaded.eos_token_ids,
         send,
         prefill_slice=prefill_slice,
-        new_batch=new_batch,
+        new_batch=partial(make_batch, loaded.model, loaded.eos_token_ids),
         prefixes=prefixes,
         # A GPU's sums depend on the company of a token anyway.
         is_exact=device.kind == "cpu",

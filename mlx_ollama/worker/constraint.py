@@ -8,7 +8,6 @@ import numpy as np
 from llguidance import LLMatcher
 
 from mlx_ollama.worker.parse.parser import Gate
-from mlx_ollama.worker.sampling import Sampler
 from mlx_ollama.worker.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ class Constraint:
         self._gate = gate.text.encode() if gate else b""
         self._thoughts = b""
         self._may_answer = bool(self._forced)
-        self._sampled: mx.array | None = None
+        self._has_begun = False
 
     def replay(self, tokens: Sequence[int]) -> None:
         """Take in the beginning of an answer that was sampled before.
@@ -46,21 +45,14 @@ class Constraint:
         for token in tokens:
             self._take(token)
 
-    def watching(self, sampler: Sampler) -> Sampler:
-        """The sampler, observed: the array that it gives is at hand sooner than the history that holds it."""
-
-        def sample(logprobs: mx.array) -> mx.array:
-            self._sampled = sampler(logprobs)
-            return self._sampled
-
-        return sample
-
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+    def __call__(self, tokens: list[int], logits: mx.array) -> mx.array:
         if self.failure:
             return logits
         try:
-            if self._sampled is not None:
-                self._take(int(np.array(self._sampled)[0]))
+            if self._has_begun:
+                self._take(tokens[-1])
+            # The first time they end with what `replay` was given, or with the prompt.
+            self._has_begun = True
             return self._masked(logits)
         # A fault in here belongs to this stream alone.
         except Exception as error:

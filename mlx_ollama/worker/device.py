@@ -44,6 +44,6 @@ def wired_share(recommended: int, weight_bytes: int) -> int:
 
 
 def limit_wired_memory(device: Device, weight_bytes: int) -> None:
-    """Take only this worker's share; each `BatchGenerator` otherwise wires all that the GPU recommends."""
+    """Take only this worker's share: other models have workers of their own."""
     if device.kind == "gpu" and mx.metal.is_available():
         mx.set_wired_limit(wired_share(device.memory, weight_bytes))

@@ -36,11 +36,12 @@ class _Group:
 class Groups:
     """A batch of batches: one very long stream gets one of its own, so that short ones are not padded to its length.
 
-    Each step decodes a token for every stream of every batch.
+    Each step decodes a token for every stream of every batch. Without `can_share` each stream has a batch of its own.
     """
 
-    def __init__(self, make: "Callable[[], Batch]") -> None:
+    def __init__(self, make: "Callable[[], Batch]", *, can_share: bool = True) -> None:
         self._make = make
+        self._can_share = can_share
         self._groups = [_Group(make())]
         self._places: dict[int, tuple[_Group, int]] = {}
         self._next_handle = 0
@@ -84,7 +85,7 @@ class Groups:
 
     def _group_for(self, length: int) -> _Group:
         for group in self._groups:
-            if fits(group.lengths(), length):
+            if not group.starts or (self._can_share and fits(group.lengths(), length)):
                 return group
         self._groups.append(_Group(self._make()))
         return self._groups[-1]

@@ -25,8 +25,37 @@ def is_plain(cache: Cache) -> bool:
 
 
 def can_merge(cache: Cache) -> bool:
-    """Whether mlx-lm can decode several of them together."""
+    """Whether several of them can decode together."""
     return all(hasattr(layer, "merge") for layer in cache)
+
+
+def merge(batch: Cache, rows: int, joining: Sequence[Cache]) -> Cache:
+    """The cache of a batch of `rows` that others join. One row alone has a cache of its own kind, as it came."""
+    if not rows and len(joining) == 1:
+        return joining[0]
+    newcomers = [batch, *joining] if rows == 1 else joining
+    merged = [layers[0].merge(list(layers)) for layers in zip(*newcomers, strict=True)]
+    if rows <= 1:
+        return merged
+    for layer, other in zip(batch, merged, strict=True):
+        layer.extend(other)
+    return batch
+
+
+def extract(batch: Cache, rows: int, row: int) -> Cache:
+    """The cache of one row of a batch of `rows`."""
+    return batch if rows == 1 else [layer.extract(row) for layer in batch]
+
+
+def keep(batch: Cache, rows: int, staying: list[int]) -> Cache:
+    """The cache of a batch of `rows` of which those at some places stay."""
+    if len(staying) == rows:
+        return batch
+    if len(staying) <= 1:
+        return extract(batch, rows, staying[0]) if staying else []
+    for layer in batch:
+        layer.filter(staying)
+    return batch
 
 
 def can_shorten(cache: Cache) -> bool:

@@ -32,7 +32,7 @@ class Likelihood:
         self._token_bytes = token_bytes
         self._places: deque[_Place] = deque()
 
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+    def __call__(self, tokens: list[int], logits: mx.array) -> mx.array:
         row = logits.reshape(-1).astype(mx.float32)
         count = min(self._count, row.shape[0])
         likeliest = mx.argpartition(-row, kth=max(count - 1, 0))[:count] if count else mx.zeros((0,), mx.uint32)

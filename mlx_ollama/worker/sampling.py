@@ -7,19 +7,19 @@ import mlx.core as mx
 from mlx_ollama.protocol import Sampling
 
 Sampler = Callable[[mx.array], mx.array]
-"""Log-probabilities (rows, vocabulary) to token ids (rows,)."""
+"""Logits (rows, vocabulary) to token ids (rows,)."""
 
-Processor = Callable[[mx.array, mx.array], mx.array]
-"""Tokens so far (n,) and logits (1, vocabulary) to changed logits."""
+Processor = Callable[[list[int], mx.array], mx.array]
+"""Tokens so far, prompt and answer, and logits (1, vocabulary) to changed logits."""
 
 _KEY_STEP = 0x9E3779B97F4A7C15
 _SMALLEST_TOP_P = 1e-9
 _KEY_MASK = (1 << 64) - 1
 
 
-def greedy(logprobs: mx.array) -> mx.array:
+def greedy(logits: mx.array) -> mx.array:
     """The likeliest token of each row. One function for all, so that a greedy batch is sampled in one call."""
-    return mx.argmax(logprobs, axis=-1)
+    return mx.argmax(logits, axis=-1)
 
 
 def make_sampler(sampling: Sampling, position: int = 0) -> Sampler:
@@ -52,9 +52,9 @@ class _Stochastic:
         self._sampling = sampling
         self._position = position
 
-    def __call__(self, logprobs: mx.array) -> mx.array:
+    def __call__(self, logits: mx.array) -> mx.array:
         sampling = self._sampling
-        ids, chosen = _likeliest(logprobs, sampling.top_k)
+        ids, chosen = _likeliest(logits, sampling.top_k)
         if sampling.typical_p < 1:
             chosen = _typical(chosen, sampling.typical_p)
         if sampling.top_p < 1:
@@ -76,10 +76,10 @@ class _Penalties:
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
 
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+    def __call__(self, tokens: list[int], logits: mx.array) -> mx.array:
         sampling = self._sampling
         window = sampling.repeat_last_n
-        recent = tokens if window < 0 or window >= tokens.shape[0] else tokens[-window:]
+        recent = mx.array(tokens if window < 0 else tokens[-window:], dtype=mx.uint32)
         counts = mx.zeros((logits.shape[-1],), dtype=logits.dtype).at[recent].add(1)
         seen = counts > 0
         repeat = sampling.repeat_penalty
@@ -88,16 +88,16 @@ class _Penalties:
         return mx.where(seen, lowered, logits)
 
 
-def _likeliest(logprobs: mx.array, count: int) -> tuple[mx.array, mx.array]:
-    """Ids and log-probabilities of the `count` likeliest tokens, likeliest first; all of them for `count` below 1."""
-    size = logprobs.shape[-1]
+def _likeliest(logits: mx.array, count: int) -> tuple[mx.array, mx.array]:
+    """Ids and logits of the `count` likeliest tokens, likeliest first; all of them for `count` below 1."""
+    size = logits.shape[-1]
     if 0 < count < size:
-        candidates = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[..., :count]
-        values = mx.take_along_axis(logprobs, candidates, axis=-1)
+        candidates = mx.argpartition(-logits, kth=count - 1, axis=-1)[..., :count]
+        values = mx.take_along_axis(logits, candidates, axis=-1)
         order = mx.argsort(-values, axis=-1)
         return mx.take_along_axis(candidates, order, axis=-1), mx.take_along_axis(values, order, axis=-1)
-    order = mx.argsort(-logprobs, axis=-1)
-    return order, mx.take_along_axis(logprobs, order, axis=-1)
+    order = mx.argsort(-logits, axis=-1)
+    return order, mx.take_along_axis(logits, order, axis=-1)
 
 
 def _typical(chosen: mx.array, typical_p: float) -> mx.array:

@@ -67,7 +67,6 @@ class Stream:
             self.constraint = Constraint(self.grammar.result(), tokenizer, end_tokens, self.parser.gate)
             self.constraint.replay(self.answer)
             self.processors.append(self.constraint)
-            self.sampler = self.constraint.watching(self.sampler)
 
     def replay(
         self, tokens: Sequence[int], token_bytes: Callable[[int], bytes], end_tokens: frozenset[int]

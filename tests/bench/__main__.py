@@ -15,7 +15,7 @@ from tests.bench.contenders import NAMES, Contender, Job, contenders, inside
 from tests.support.server import run_cli
 from tests.support.tiny import widened, write_tiny_model
 
-STREAMS = (1, 4, 8, 16)
+STREAMS = (1, 4, 8, 16, 32)
 SAMPLINGS = ("greedy", "default", "schema")
 HELD = ("schema", "free")
 Rates: TypeAlias = dict[tuple[str, int, str], list[float]]

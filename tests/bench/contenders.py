@@ -29,6 +29,9 @@ SCHEMA = {
         "required": ["name", "age", "new"],
     },
 }
+ROOM = {"MLX_API_MAX_CONCURRENT": "32"}
+"""As many answers at once as are asked for here, and as the other two would take."""
+
 NAMES = ("mlx-ollama", "mlx_lm.server", "bare loop")
 
 
@@ -121,7 +124,7 @@ class Http:
 def contenders(directory: Path, home: Path, model: str) -> Iterator[list[Contender]]:
     """All three, loaded and warm."""
     with (
-        serving(home, "--keep-alive", "-1") as ours,
+        serving(home, "--keep-alive", "-1", env=ROOM) as ours,
         _mlx_lm_server(directory) as port,
         _bare(directory) as process,
     ):

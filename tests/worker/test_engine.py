@@ -1,6 +1,7 @@
 """The engine on a tiny model with real mlx: what a worker does between its frames."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mlx_ollama.protocol import (
 from mlx_ollama.types import Message
 from mlx_ollama.worker import batch
 from mlx_ollama.worker.engine import BRIEF, FRAME_INTERVAL_NS, STEPS_A_SLICE, Engine
+from mlx_ollama.worker.groups import Groups
 from mlx_ollama.worker.load import load
 from mlx_ollama.worker.tokenizer import Tokenizer
 
@@ -331,10 +333,9 @@ def test_a_broken_step_fails_its_streams_and_the_engine_lives_on(
     assert machine.finished(3).context == alone.finished(3).context
 
 
-def test_caches_that_cannot_merge_are_served_one_after_the_other(
-    machine: Machine, fresh: Callable[[], Machine]
-) -> None:
-    machine.engine._batch = batch.SerialBatch(machine.model, machine.end_tokens)
+def test_caches_that_cannot_merge_are_served_beside_each_other(machine: Machine, fresh: Callable[[], Machine]) -> None:
+    alone = partial(batch.ContinuousBatch, machine.model, machine.end_tokens)
+    machine.engine._batch = Groups(alone, can_share=False)
     requests = [submit(at, text, repeat_penalty=1.3) for at, text in enumerate(PROMPTS[:4])]
     machine.run(requests, [Cancel(1)])
     for at in (0, 2, 3):

@@ -66,13 +66,13 @@ def test_penalties_follow_their_formula() -> None:
         _sampling(repeat_last_n=4, repeat_penalty=2.0, presence_penalty=0.5, frequency_penalty=0.25)
     )
     logits = mx.array([[4.0, -4.0, 1.0, 1.0]])
-    changed = np.array(penalties(mx.array([3, 0, 0, 1, 2]), logits))[0]
+    changed = np.array(penalties([3, 0, 0, 1, 2], logits))[0]
     assert list(changed) == [2.0 - 0.5 - 2 * 0.25, -8.0 - 0.75, 0.5 - 0.75, 1.0]
 
 
 def test_a_window_wider_than_everything_is_everything() -> None:
     (penalties,) = make_processors(_sampling(repeat_last_n=2**62, repeat_penalty=2.0))
-    assert np.array(penalties(mx.array([1, 1]), mx.array([[4.0, 4.0]]))).tolist() == [[4.0, 2.0]]
+    assert np.array(penalties([1, 1], mx.array([[4.0, 4.0]]))).tolist() == [[4.0, 2.0]]
 
 
 def test_no_penalties_for_the_defaults() -> None:
