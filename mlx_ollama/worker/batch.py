@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
 from mlx_ollama.worker.groups import Groups
 from mlx_ollama.worker.kv import Cache, can_merge, extract, keep, merge, new_cache
-from mlx_ollama.worker.sampling import Processor, Sampler
+from mlx_ollama.worker.sampling import Processor, Sampler, sample
 
 LARGEST_BATCH = 32
 
@@ -115,14 +114,15 @@ class ContinuousBatch:
             return []
         self._tidy()
         inputs = self._inputs
+        samplers = [row.sampler for row in self._rows]
         logits = self._model(inputs[:, None], cache=self._cache)[:, -1, :]
         if any(row.processors for row in self._rows):
             # The model computes while the processors look at what was said.
             _begin(logits)
             self._note(inputs)
-            self._inputs = _begin(self._sample(self._processed(logits)))
+            self._inputs = _begin(sample(samplers, self._processed(logits)))
         else:
-            self._inputs = _begin(self._sample(logits))
+            self._inputs = _begin(sample(samplers, logits))
             self._note(inputs)
         return self._said()
 
@@ -166,15 +166,6 @@ class ContinuousBatch:
                 own = processor(row.tokens, own)
             changed.append(own)
         return mx.concatenate(changed)
-
-    def _sample(self, logits: mx.array) -> mx.array:
-        """The next token of each row; neighbours with one sampler are sampled in one call."""
-        sampled, at = [], 0
-        for sampler, rows in groupby([row.sampler for row in self._rows]):
-            count = len(list(rows))
-            sampled.append(sampler(logits[at : at + count]))
-            at += count
-        return mx.concatenate(sampled).astype(mx.uint32)
 
     def _said(self) -> list[Sampled]:
         """What the rows have said with the tokens noted last; the rows that end with it leave."""

@@ -28,6 +28,7 @@ from mlx_ollama.worker import batch
 from mlx_ollama.worker.engine import BRIEF, FRAME_INTERVAL_NS, STEPS_A_SLICE, Engine
 from mlx_ollama.worker.groups import Groups
 from mlx_ollama.worker.load import load
+from mlx_ollama.worker.sampling import Choice, Sampler
 from mlx_ollama.worker.tokenizer import Tokenizer
 
 GREEDY: dict[str, Any] = {
@@ -316,13 +317,13 @@ def test_a_broken_step_fails_its_streams_and_the_engine_lives_on(
     machine: Machine, fresh: Callable[[], Machine], error: Exception, kind: str
 ) -> None:
     class Poisoned:
-        def __call__(self, *arguments: mx.array) -> mx.array:
+        def __call__(self, tokens: list[int], logits: mx.array) -> mx.array:
             raise error
 
     machine.engine.turn([submit(1, "bada"), submit(2, "ra")])
     handles = list(machine.engine._by_handle)
     assert len(handles) == 2
-    poisoned = batch.Joining([5, 6], _cache(machine), Poisoned(), [], 5)
+    poisoned = batch.Joining([5, 6], _cache(machine), Sampler(Choice()), [Poisoned()], 5)
     machine.engine._batch.join([poisoned])
     machine.engine.turn([])
     failed = [frame for frame in machine.sent if isinstance(frame, Failed)]

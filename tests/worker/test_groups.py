@@ -10,7 +10,7 @@ from mlx_ollama.worker.batch import Joining, make_batch
 from mlx_ollama.worker.groups import FREE_TOKENS, Groups, fits
 from mlx_ollama.worker.kv import new_cache, read
 from mlx_ollama.worker.load import load
-from mlx_ollama.worker.sampling import greedy
+from mlx_ollama.worker.sampling import Choice, Sampler
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def loaded(tiny_directory: Path) -> Any:
 def _joining(model: Any, tokens: list[int], limit: int) -> Joining:
     cache = new_cache(model)
     read(model, tokens[:-1], cache)
-    return Joining(tokens, cache, greedy, [], limit)
+    return Joining(tokens, cache, Sampler(Choice()), [], limit)
 
 
 def _run(batch: Any, streams: list[Joining]) -> list[list[int]]:

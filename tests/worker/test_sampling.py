@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_ollama.protocol import Sampling
-from mlx_ollama.worker.sampling import greedy, make_processors, make_sampler
+from mlx_ollama.worker.sampling import Choice, _likeliest, make_processors, make_sampler, sample
 from tests.worker.test_engine import GREEDY
 
 PROBABILITIES = [0.4, 0.3, 0.15, 0.1, 0.05]
@@ -21,7 +21,7 @@ def _sampling(**changes: Any) -> Sampling:
 
 def _frequencies(sampling: Sampling) -> Any:
     sampler = make_sampler(sampling)
-    drawn = [int(np.array(sampler(LOGPROBS))[0]) for _ in range(DRAWS)]
+    drawn = [int(np.array(sample([sampler], LOGPROBS))[0]) for _ in range(DRAWS)]
     return np.bincount(drawn, minlength=len(PROBABILITIES)) / DRAWS
 
 
@@ -48,17 +48,43 @@ def test_distributions(changes: dict[str, Any], expected: list[float]) -> None:
     assert _frequencies(_sampling(seed=3, **changes)) == pytest.approx(expected, abs=0.035)
 
 
-def test_greedy_is_one_function() -> None:
-    assert make_sampler(_sampling(temperature=0)) is greedy
-    assert make_sampler(_sampling(top_k=1)) is greedy
+def test_whoever_is_greedy_chooses_alike() -> None:
+    assert make_sampler(_sampling(temperature=0, top_p=0.5)).choice == make_sampler(_sampling(top_k=1)).choice
+    assert Choice().is_greedy
+
+
+def test_a_row_is_sampled_as_if_it_were_alone() -> None:
+    changes: list[dict[str, Any]] = [{"seed": 1}, {"seed": 2}, {"temperature": 0}, {"seed": 1}, {"seed": 1, "top_k": 9}]
+    changes += [{"seed": seed, "typical_p": 0.7, "top_p": 0.9, "min_p": 0.01} for seed in range(2**64 - 2, 2**64)]
+    logits = 3 * mx.random.normal((len(changes), 500), key=mx.random.key(7))
+    together, alone = ([make_sampler(_sampling(**change)) for change in changes] for _ in range(2))
+    for _ in range(20):
+        tokens = np.array(sample(together, logits)).tolist()
+        assert tokens == [int(np.array(sample([sampler], logits[at : at + 1]))[0]) for at, sampler in enumerate(alone)]
 
 
 def test_the_key_depends_on_seed_and_position_alone() -> None:
     first, second, other = (make_sampler(_sampling(seed=seed)) for seed in (5, 5, 6))
     wide = mx.zeros((1, 1000))
-    runs = [[int(np.array(sampler(wide))[0]) for _ in range(20)] for sampler in (first, second, other)]
+    runs = [[int(np.array(sample([sampler], wide))[0]) for _ in range(20)] for sampler in (first, second, other)]
     assert runs[0] == runs[1] != runs[2]
     assert len(set(runs[0])) > 15
+
+
+@pytest.mark.parametrize("size", [500, 9000, 32_000])
+def test_the_likeliest_of_a_wide_vocabulary(size: int) -> None:
+    logits = 3 * mx.random.normal((4, size), key=mx.random.key(size))
+    # All but a few forbidden, as by a grammar; and the best ones side by side.
+    logits[1, 7:] = -mx.inf
+    logits[2, 100:130] = 50 + mx.arange(30)
+    for count in (1, 40, 64):
+        ids, values = _likeliest(logits, count)
+        expected = -np.sort(-np.array(logits), axis=-1)[:, :count]
+        assert np.array_equal(np.array(values), expected)
+        finite = np.isfinite(expected)
+        assert np.array_equal(
+            np.take_along_axis(np.array(logits), np.array(ids) * finite, -1)[finite], expected[finite]
+        )
 
 
 def test_penalties_follow_their_formula() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import mlx.core as mx
 import pytest
 
 from mlx_ollama.doors import DOORS
@@ -19,6 +18,7 @@ from mlx_ollama.types import Chat, Completion, Delta, Done, Event, Generation, M
 from mlx_ollama.worker.likelihood import Likelihood
 from mlx_ollama.worker.parse.choice import make_parser
 from mlx_ollama.worker.prompt import PromptTokens, render
+from mlx_ollama.worker.sampling import Choice, Sampler
 from mlx_ollama.worker.stream import Stream
 from mlx_ollama.worker.text import TextStream
 from tests.compat.differences import DIFFERENCES
@@ -75,7 +75,7 @@ def _answer(call: Generation, script: Script, *, is_limited: bool) -> list[Event
     parser = make_parser(prompt, tokenizer, rendered)
     likelihood = script if script.has_logprobs else None
     tokens = PromptTokens(rendered, [], [])
-    stream = Stream(0, tokens, 9, False, 0, TextStream(()), parser, lambda _: mx.array(0), [], likelihood)
+    stream = Stream(0, tokens, 9, False, 0, TextStream(()), parser, Sampler(Choice()), [], likelihood)
     deltas = []
     for token, text in enumerate(script.texts):
         is_last = is_limited and token == len(script.texts) - 1
