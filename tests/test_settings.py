@@ -139,3 +139,5 @@ def test_readme_documents_every_setting() -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     missing = [variable for variable, *_ in describe(load({}, {})) if f"`{variable}`" not in readme]
     assert not missing
+    rows = [line for line in readme.splitlines() if line.startswith("| `MLX_API_")]
+    assert len(rows) == len(set(rows))
