@@ -1,5 +1,6 @@
 """Pulling from the Hugging Face hub, and what may break on the way."""
 
+import hashlib
 import re
 import resource
 import subprocess
@@ -298,6 +299,48 @@ def test_a_killed_pull_goes_on_where_it_was(tmp_path: Path, hub: LocalHub, mlx: 
     assert _pulled(tmp_path, hub, mlx).returncode == 0
     assert not partial.exists()
     assert len(hub.ranges) == 1
+
+
+def test_a_large_file_comes_in_parts(tmp_path: Path, hub: LocalHub, mlx: str) -> None:
+    content = hub.repositories[mlx]["model.safetensors"]
+    part = len(content) // 3
+    hub.most = part
+    program = (
+        "from mlx_ollama.hub.transfer import File, Transfer\n"
+        f"file = File('model.safetensors', {len(content)}, {hashlib.sha256(content).hexdigest()!r})\n"
+        f"(done,) = Transfer({mlx!r}, {COMMIT!r}, [file], part_bytes={part}).begin()\n"
+        "print(done.result())"
+    )
+    environment = clean_environment() | hub.environment(tmp_path / "hf")
+    done = subprocess.run([sys.executable, "-c", program], env=environment, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).read_bytes() == content
+    begins = range(0, len(content), part)
+    assert hub.ranges == [
+        f"bytes={begin}-{begin + part - 1 if begin + part < len(content) else ''}" for begin in begins
+    ]
+
+
+def test_more_than_fifty_gigabytes_are_taken_up_where_they_were(tmp_path: Path, hub: LocalHub, ggufs: str) -> None:
+    size, done = 50_000_100_000, 50_000_000_000
+    hub.pretended["tiny-Q8_0.gguf"] = size
+    digest = hub.entry("tiny-Q8_0.gguf", hub.repositories[ggufs]["tiny-Q8_0.gguf"])["lfs"]["sha256"]
+    blobs = _snapshot(tmp_path, ggufs).parents[1] / "blobs"
+    blobs.mkdir(parents=True)
+    partial = blobs / f"{digest}.mlx-ollama.incomplete"
+    with partial.open("wb") as stream:
+        # A hole, which takes no room on disk.
+        stream.truncate(done)
+    command = [sys.executable, "-m", "mlx_ollama", "pull", f"hf.co/{ggufs}:Q8_0", "--home", str(tmp_path / "home")]
+    environment = clean_environment() | hub.environment(tmp_path / "hf")
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: partial.stat().st_size == size, "the end of the file")
+    finally:
+        # Its digest would take half a minute.
+        process.kill()
+        process.wait()
+    assert hub.ranges == [f"bytes={done}-"]
 
 
 def test_a_pull_that_its_client_leaves_is_taken_up(server: Server, hub: LocalHub, mlx: str, folder: Path) -> None:

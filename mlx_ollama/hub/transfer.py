@@ -22,6 +22,9 @@ from mlx_ollama.models.files import replace
 ATTEMPTS = 4
 """So often a file is tried without a byte of it coming."""
 
+PART_BYTES = 10 * 1000 * 1000 * 1000
+"""The most that one request asks for: the hub answers none for 50 GB and more, and the library does not even ask."""
+
 _FIRST_PAUSE_SECONDS = 1.0
 _AT_ONCE = 4
 _PIECE_BYTES = 1 << 18
@@ -38,10 +41,10 @@ class TransferFailed(Exception):
 
 
 class Transfer:
-    """Brings `files` of `repository`, as they are in `commit`, into the cache."""
+    """Brings `files` of `repository`, as they are in `commit`, into the cache, with requests for `part_bytes` each."""
 
-    def __init__(self, repository: str, commit: str, files: Sequence[File]) -> None:
-        self._repository, self._commit, self._files = repository, commit, files
+    def __init__(self, repository: str, commit: str, files: Sequence[File], part_bytes: int = PART_BYTES) -> None:
+        self._repository, self._commit, self._files, self._part_bytes = repository, commit, files, part_bytes
         self._folder: Path = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
         self._most = 0
 
@@ -91,7 +94,7 @@ class Transfer:
         return 0
 
     def _bring(self, file: File) -> Path:
-        if file.sha256 and file.size <= constants.MAX_HTTP_DOWNLOAD_SIZE:
+        if file.sha256:
             self._bring_blob(file)
         path = Path(hf_hub_download(self._repository, file.name, revision=self._commit))
         if not file.sha256:
@@ -130,10 +133,13 @@ class Transfer:
             partial.unlink()
             raise TransferFailed(f"{file.name} is longer than the {file.size} bytes that it should have")
         url = hf_hub_url(self._repository, file.name, revision=self._commit)
-        headers = build_hf_headers(library_name="mlx-ollama")
+        end = min(file.size, done + self._part_bytes)
+        # Of the range's begin the library knows by `resume_size`.
+        part = {"Range": f"bytes=0-{end - 1}"} if end < file.size else {}
+        headers = build_hf_headers(library_name="mlx-ollama") | part
         with partial.open("ab", buffering=0) as stream:
             try:
-                http_get(url, stream, resume_size=done, headers=headers, expected_size=file.size, _nb_retries=0)
+                http_get(url, stream, resume_size=done, headers=headers, expected_size=end, _nb_retries=0)
             except HfHubHTTPError as error:
                 if error.response.status_code == _OUT_OF_RANGE:
                     partial.unlink()

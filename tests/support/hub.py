@@ -21,7 +21,8 @@ class LocalHub:
 
     `statuses` answers paths with errors, one after the other, the last one for ever; 0 is none. The first downloads of
     large files break off after so many bytes as `breaks` says, or stop there for good if `stalls`; `pace` is seconds
-    between two of their sixteen pieces. Files in `changed` are sent instead of what is listed. `requests`, `ranges` and
+    between two of their sixteen pieces. Files in `changed` are sent instead of what is listed. Large files in `pretended`
+    are listed as that long, and all of them is zeros. No answer has more bytes than `most`. `requests`, `ranges` and
     `shown_tokens` are what was asked for.
     """
 
@@ -41,6 +42,8 @@ class LocalHub:
         self.pace = 0.0
         self.statuses: dict[str, list[int]] = {}
         self.changed: dict[str, bytes] = {}
+        self.pretended: dict[str, int] = {}
+        self.most = 50_000_000_000
         self.requests: Counter[str] = Counter()
         self.ranges: list[str] = []
         self.shown_tokens: dict[str, str] = {}
@@ -80,8 +83,18 @@ class LocalHub:
         return {
             "id": repository,
             "sha": COMMIT,
-            "siblings": [_entry(name, content) for name, content in files.items()],
+            "siblings": [self.entry(name, content) for name, content in files.items()],
         }
+
+    def entry(self, name: str, content: bytes) -> dict[str, Any]:
+        """What a listing says of a file."""
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        size = self.pretended.get(name, len(content))
+        entry: dict[str, Any] = {"rfilename": name, "size": size, "blobId": blob}
+        if name.endswith(LARGE):
+            digest = hashlib.sha256(content).hexdigest()
+            entry["lfs"] = {"size": size, "sha256": digest, "pointerSize": 134}
+        return entry
 
     def find(self, path: str) -> tuple[str, bytes] | None:
         """Name and content of the file at a `resolve` path."""
@@ -133,11 +146,11 @@ class LocalHub:
                 if found is None:
                     return self._answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
                 name, content = found
-                entry = _entry(name, content)
+                entry = hub.entry(name, content)
                 headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{entry["blobId"]}"'}
                 if "lfs" not in entry:
                     return self._answer(200, hub.changed.get(name, content), headers)
-                large = {"X-Linked-Size": str(len(content)), "X-Linked-Etag": f'"{entry["lfs"]["sha256"]}"'}
+                large = {"X-Linked-Size": str(entry["size"]), "X-Linked-Etag": f'"{entry["lfs"]["sha256"]}"'}
                 # Another host, which must not be shown the token.
                 place = f"http://localhost:{hub.port}/cdn{path}"
                 return self._answer(302, b"", {**headers, **large, "Location": place})
@@ -148,22 +161,26 @@ class LocalHub:
                     return self._answer(404, b"")
                 name, content = found
                 content = hub.changed.get(name, content)
-                begin = 0
+                size = hub.pretended.get(name, len(content))
+                begin, end = 0, size
                 if span := self.headers.get("Range"):
                     hub.ranges.append(span)
-                    begin = int(span.removeprefix("bytes=").partition("-")[0])
-                if begin >= len(content):
+                    first, _, last = span.removeprefix("bytes=").partition("-")
+                    begin, end = int(first), min(size, int(last) + 1) if last else size
+                if begin >= size:
                     return self._answer(416, b"")
+                if end - begin > hub.most:
+                    return self._answer(400, b"")
                 self.send_response(206 if span else 200)
-                self.send_header("Content-Length", str(len(content) - begin))
+                self.send_header("Content-Length", str(end - begin))
                 if span:
-                    self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+                    self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{size}")
                 self.end_headers()
                 if self.command == "HEAD":
                     return None
-                end = min(len(content), begin + hub.breaks.pop(0)) if hub.breaks else len(content)
-                self._send(content[begin:end])
-                if end < len(content):
+                wanted, end = end, min(end, begin + hub.breaks.pop(0)) if hub.breaks else end
+                self._send(bytes(end - begin) if name in hub.pretended else content[begin:end])
+                if end < wanted:
                     if hub.stalls:
                         hub.over.wait()
                     self.close_connection = True
@@ -190,12 +207,3 @@ class LocalHub:
                     self.wfile.write(body)
 
         return Handler
-
-
-def _entry(name: str, content: bytes) -> dict[str, Any]:
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": blob}
-    if name.endswith(LARGE):
-        digest = hashlib.sha256(content).hexdigest()
-        entry["lfs"] = {"size": len(content), "sha256": digest, "pointerSize": 134}
-    return entry
