@@ -5,7 +5,6 @@ import re
 import resource
 import subprocess
 import sys
-import tomllib
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-import mlx_ollama.models
-from mlx_ollama.models.names import ModelName
 from tests.support.hub import COMMIT, LocalHub
 from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
 from tests.support.terminal import terminal
 from tests.worker.gguf_files import TinyLlama, write_gguf
 
-CATALOG = Path(mlx_ollama.models.__file__).with_name("catalog.toml")
 TOKEN = "hf_" + "x" * 8
 PROMPT = {"prompt": "The", "raw": True, "stream": False, "options": {"num_predict": 2}}
 
@@ -165,15 +161,21 @@ def test_unknown_names_get_near_ones(server: Server, model: str, near: str) -> N
     assert bool(near) == ("did you mean" in last["error"])
 
 
-def test_every_row_of_the_catalog_names_its_sources() -> None:
-    rows = tomllib.loads(CATALOG.read_text())["model"]
-    names = [name for row in rows for name in row["names"]]
-    assert len(names) == len({*names}) >= 40
-    for row in rows:
-        assert all(ModelName.parse(name).display == name for name in row["names"])
-        assert row["sources"][0].startswith(f"https://huggingface.co/{row['repository']}")
-        assert len(row["sources"]) > 1
-        assert all(source.startswith("https://") for source in row["sources"])
+@pytest.mark.parametrize("model", ["codellama:7b", "qwen2.5:7b-instruct-q8_0"])
+def test_a_name_without_a_row_is_asked_of_the_registry_alone(server: Server, hub: LocalHub, model: str) -> None:
+    last = server.lines("/api/pull", {"model": model})[-1]
+    assert last["error"].startswith("pull model manifest: file does not exist; did you mean ")
+    assert [*hub.requests] == [f"GET /v2/library/{model.replace(':', '/manifests/')}"]
+
+
+@pytest.mark.parametrize("content", [None, {"config.json": b"{}", "weights.npz": b"old"}])
+def test_the_registry_has_what_the_hub_has_not(server: Server, hub: LocalHub, content: dict[str, bytes] | None) -> None:
+    """A row whose repository went away, or is of a form that nobody reads any more, costs nobody the model."""
+    if content:
+        hub.repositories["mlx-community/Yi-1.5-9B-Chat-4bit"] = content
+    last = server.lines("/api/pull", {"model": "yi:9b"})[-1]
+    assert "error" in last
+    assert hub.requests["GET /v2/library/yi/manifests/9b"] == 1
 
 
 def test_a_branch_is_a_tag(server: Server, hub: LocalHub, mlx: str) -> None:

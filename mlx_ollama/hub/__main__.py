@@ -2,7 +2,8 @@
 
 It tells what it does as one JSON object a line: {"kind", "digest"} when it knows what it fetches, {"completed",
 "total"} in bytes every now and then, {"kind", "digest", "path"} at the end; or {"error", "missing"} and exit status 1.
-`kind` is "mlx" for a directory, "gguf" for one file. It may be killed at any time; the next one goes on from there.
+`kind` is "mlx" for a directory, "gguf" for one file; `missing` that the hub has nothing that could be used here. It may
+be killed at any time; the next one goes on from there.
 """
 
 import os
@@ -129,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # whoever asked is gone
         return 1
     except NothingUsable as error:
-        tell({"error": f"{repository} cannot be used here: {error}", "missing": False})
+        tell({"error": f"{repository} cannot be used here: {error}", "missing": True})
         return 1
     except (TransferFailed, HFValidationError, HTTPError, OSError) as error:
         missing = isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)

@@ -28,7 +28,7 @@ _WHOLE_MODEL = "sha256:model"
 
 
 class NotOnHub(JobFailed):
-    """The hub has no such repository, or shows it to nobody whom it does not know."""
+    """The hub has no such repository, or nothing in it that is of use here, or shows it only to whom it knows."""
 
 
 def pull_from_hub(store: Store, name: ModelName, repository: str, tag: str) -> Iterator[Progress]:

@@ -21,8 +21,8 @@ class LocalHub:
 
     `statuses` answers paths with errors, one after the other, the last one for ever; 0 is none. The first downloads of
     large files break off after so many bytes as `breaks` says, or stop there for good if `stalls`; `pace` is seconds
-    between two of their sixteen pieces. Files in `changed` are sent instead of what is listed. Large files in `pretended`
-    are listed as that long, and all of them is zeros. No answer has more bytes than `most`. `requests`, `ranges` and
+    between two of their sixteen pieces. Files in `changed` are sent instead of what is listed; large files that are in
+    `pretended` are listed as that long, and are zeros. No answer has more bytes than `most`. `requests`, `ranges` and
     `shown_tokens` are what was asked for.
     """
 
