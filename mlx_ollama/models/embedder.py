@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert")
+ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "nomic_bert")
 """Model types that read in both directions and are nothing but embedders here."""
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")

@@ -36,13 +36,23 @@ _IN_LAYER = {
     "ffn.lin1": "widen",
     "ffn.lin2": "narrow",
     "output_layer_norm": "norm",
+    # Nomic's; its queries, keys and values are one
+    "attn.Wqkv": "qkv",
+    "attn.out_proj": "attended",
+    "norm1": "attention_norm",
+    "mlp.fc11": "widen",
+    "mlp.fc12": "gate",
+    "mlp.fc2": "narrow",
+    "norm2": "norm",
 }
+_PROJECTIONS = ("query", "key", "value")
 _PARTS = {"gamma": "weight", "beta": "bias"}
 """What TensorFlow called the parts of a norm; old files still do."""
 
 _NAME = re.compile(
-    r"^(?:\w+\.)?(?:embeddings\.(?P<embedding>\w+)|(?:encoder|transformer)\.layer\.(?P<layer>\d+)\.(?P<inner>[\w.]+?))"
-    r"\.(?P<part>weight|bias|gamma|beta|scales|biases)$"
+    r"^(?:\w+\.)?"
+    r"(?:embeddings\.(?P<embedding>\w+)|(?:encoder|transformer)\.layers?\.(?P<layer>\d+)\.(?P<inner>[\w.]+?)|emb_ln)"
+    r"\.(?P<part>weight|bias|gamma|beta)$"
 )
 
 
@@ -55,11 +65,13 @@ def load_encoder(directory: Path, config: Mapping[str, Any]) -> tuple[Encoder, S
     shape = Shape.of(config)
     encoder = Encoder(shape)
     try:
-        weights: dict[str, mx.array] = {}
+        stored: dict[str, mx.array] = {}
         for file in sorted(directory.glob("model*.safetensors")):
-            stored: Any = mx.load(str(file))
-            weights |= {ours: array for name, array in stored.items() if (ours := _our_name(name))}
-        encoder.load_weights(list(_dense(weights, _quantization(config)).items()))
+            loaded: Any = mx.load(str(file))
+            stored |= loaded
+        dense = _dense(stored, _quantization(config))
+        weights = {ours: array for name, array in dense.items() if (ours := _our_name(name))}
+        encoder.load_weights(list(_parted(weights).items()))
         mx.eval(encoder.parameters())
     except RuntimeError as error:
         raise LoadFailed(f"the weights in {directory} cannot be read: {error}") from error
@@ -95,14 +107,26 @@ def _our_name(name: str) -> str | None:
     if found is None:
         return None
     part = _PARTS.get(found["part"], found["part"])
-    if found["embedding"]:
-        ours = _EMBEDDINGS.get(found["embedding"])
+    if not found["inner"]:
+        ours = _EMBEDDINGS.get(found["embedding"] or "LayerNorm")
         return f"{ours}.{part}" if ours else None
     inner = _IN_LAYER.get(found["inner"])
     return f"layers.{found['layer']}.{inner}.{part}" if inner else None
 
 
-def _dense(weights: Mapping[str, mx.array], quantization: Mapping[str, Any]) -> dict[str, mx.array]:
+def _parted(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """Queries, keys and values apart, where they are one."""
+    parted: dict[str, mx.array] = {}
+    for name, array in weights.items():
+        if ".qkv." in name:
+            parts = mx.split(array, 3)
+            parted |= {name.replace("qkv", own): part for own, part in zip(_PROJECTIONS, parts, strict=True)}
+        else:
+            parted[name] = array
+    return parted
+
+
+def _dense(weights: Mapping[str, mx.array], quantization: dict[str, Any]) -> dict[str, mx.array]:
     """Quantised layers unpacked: encoders are small, and the time goes into reading, not into memory."""
     dense = {}
     for name, array in weights.items():
@@ -111,13 +135,15 @@ def _dense(weights: Mapping[str, mx.array], quantization: Mapping[str, Any]) -> 
         if part in ("scales", "biases"):
             continue
         if part == "weight" and scales is not None:
+            # A layer may have a form of its own, by the name that it is stored under.
+            form = quantization | (quantization.get(layer) or {})
             whole = mx.dequantize(
                 array,
                 _widened(scales),
                 None if biases is None else _widened(biases),
-                group_size=int(quantization.get("group_size", 64)),
-                bits=int(quantization.get("bits", 4)),
-                mode=str(quantization.get("mode", "affine")),
+                group_size=int(form.get("group_size", 64)),
+                bits=int(form.get("bits", 4)),
+                mode=str(form.get("mode", "affine")),
             )
             dense[name] = _widened(whole)
         else:
@@ -131,6 +157,6 @@ def _widened(array: mx.array) -> mx.array:
     return array.astype(mx.float32) if on_cpu and mx.issubdtype(array.dtype, mx.floating) else array
 
 
-def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _quantization(config: Mapping[str, Any]) -> dict[str, Any]:
     found = config.get("quantization") or config.get("quantization_config") or {}
-    return found if isinstance(found, Mapping) else {}
+    return found if isinstance(found, dict) else {}

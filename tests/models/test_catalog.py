@@ -74,6 +74,7 @@ def test_a_family_has_its_default() -> None:
         ("qwen3:30b", "qwen3:30b-a3b"),
         ("mistral:instruct", "mistral:7b"),
         ("all-minilm", "all-minilm:l6-v2"),
+        ("nomic-embed-text", "nomic-embed-text:v1.5"),
         ("library/llama3.2", "LLAMA3.2:3B"),
     ],
 )

@@ -117,6 +117,22 @@ def write_word_tokenizer(directory: Path) -> None:
 
 def encoder_config(kind: str) -> dict[str, Any]:
     vocabulary = 2 * len(WORDS) - 4
+    if kind == "nomic_bert":
+        return {
+            "model_type": kind,
+            "vocab_size": vocabulary,
+            "n_embd": HIDDEN,
+            "n_layer": LAYERS,
+            "n_head": HEADS,
+            "n_inner": WIDE,
+            "n_positions": 4 * POSITIONS,
+            "max_trained_positions": POSITIONS,
+            "layer_norm_epsilon": 1e-5,
+            "activation_function": "swiglu",
+            "rotary_emb_base": 1000,
+            "rotary_emb_fraction": 1.0,
+            "type_vocab_size": 2,
+        }
     if kind == "distilbert":
         sizes = {"dim": HIDDEN, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": WIDE, "activation": "gelu"}
     else:
@@ -153,6 +169,24 @@ def encoder_weights(kind: str, seed: int = 5) -> Weights:
 
     def linear(name: str, to: int, of: int) -> Weights:
         return {f"{name}.weight": random(to, of), f"{name}.bias": random(to)}
+
+    if kind == "nomic_bert":
+        weights = {
+            "embeddings.word_embeddings.weight": 4 * random(config["vocab_size"], HIDDEN),
+            "embeddings.token_type_embeddings.weight": random(config["type_vocab_size"], HIDDEN),
+            **norm("emb_ln"),
+        }
+        for at in range(LAYERS):
+            stem = f"encoder.layers.{at}."
+            weights |= {
+                f"{stem}attn.Wqkv.weight": random(3 * HIDDEN, HIDDEN),
+                f"{stem}attn.out_proj.weight": random(HIDDEN, HIDDEN),
+                f"{stem}mlp.fc11.weight": random(WIDE, HIDDEN),
+                f"{stem}mlp.fc12.weight": random(WIDE, HIDDEN),
+                f"{stem}mlp.fc2.weight": random(HIDDEN, WIDE),
+            }
+            weights |= norm(f"{stem}norm1") | norm(f"{stem}norm2")
+        return weights
 
     weights = {
         "embeddings.word_embeddings.weight": 4 * random(config["vocab_size"], HIDDEN),

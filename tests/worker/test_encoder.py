@@ -26,7 +26,7 @@ from tests.support.embedders import (
 )
 
 Array = npt.NDArray[np.float64]
-KINDS = ("bert", "xlm-roberta", "distilbert")
+KINDS = ("bert", "xlm-roberta", "distilbert", "nomic_bert")
 TOKENS = [[2, 7, 9, 30, 55, 3], [2, 12, 3]]
 
 
@@ -37,6 +37,8 @@ def _on_cpu() -> None:
 
 def plainly(kind: str, tokens: list[int]) -> Array:
     """One text, no filling, one formula after the other."""
+    if kind == "nomic_bert":
+        return plainly_nomic(tokens)
     weights = {name: array.astype(np.float64) for name, array in encoder_weights(kind).items()}
     epsilon = encoder_config(kind).get("layer_norm_eps", 1e-12)
 
@@ -65,6 +67,38 @@ def plainly(kind: str, tokens: list[int]) -> Array:
         wide = linear(widen, x)
         wide = wide * 0.5 * (1 + np.vectorize(erf)(wide / np.sqrt(2)))
         x = norm(last_norm, x + linear(narrow, wide))
+    return x
+
+
+def plainly_nomic(tokens: list[int]) -> Array:
+    """As `plainly`; positions turn pairs of numbers half a head apart, and each feed-forward step has a gate."""
+    weights = {name: array.astype(np.float64) for name, array in encoder_weights("nomic_bert").items()}
+
+    def norm(name: str, x: Array) -> Array:
+        centred = x - x.mean(-1, keepdims=True)
+        spread = np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+        return np.asarray(centred / spread * weights[f"{name}.weight"] + weights[f"{name}.bias"])
+
+    def turned(x: Array) -> Array:
+        half = x.shape[-1] // 2
+        angles = np.arange(len(tokens))[:, None] * 1000.0 ** (-np.arange(half) / half)
+        first, second = x[..., :half], x[..., half:]
+        return np.concatenate(
+            [first * np.cos(angles) - second * np.sin(angles), first * np.sin(angles) + second * np.cos(angles)], -1
+        )
+
+    x = weights["embeddings.word_embeddings.weight"][tokens] + weights["embeddings.token_type_embeddings.weight"][0]
+    x = norm("emb_ln", x)
+    for layer in range(LAYERS):
+        stem = f"encoder.layers.{layer}."
+        joined = x @ weights[f"{stem}attn.Wqkv.weight"].T
+        q, k, v = (part.reshape(len(tokens), HEADS, -1).transpose(1, 0, 2) for part in np.split(joined, 3, axis=-1))
+        scores = np.exp(turned(q) @ turned(k).transpose(0, 2, 1) / np.sqrt(HIDDEN / HEADS))
+        mixed = (scores / scores.sum(-1, keepdims=True) @ v).transpose(1, 0, 2).reshape(len(tokens), HIDDEN)
+        x = norm(f"{stem}norm1", x + mixed @ weights[f"{stem}attn.out_proj.weight"].T)
+        gate = x @ weights[f"{stem}mlp.fc12.weight"].T
+        wide = x @ weights[f"{stem}mlp.fc11.weight"].T * gate / (1 + np.exp(-gate))
+        x = norm(f"{stem}norm2", x + wide @ weights[f"{stem}mlp.fc2.weight"].T)
     return x
 
 
@@ -174,6 +208,44 @@ def test_reasons_to_fail(tmp_path: Path, changes: dict[str, Any], words: str) ->
     edit(write_tiny_encoder(tmp_path), **changes)
     with pytest.raises(LoadFailed, match=words):
         computed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"rotary_emb_fraction": 0.5}, {"rotary_emb_interleaved": True}, {"prenorm": True}, {"n_embd": None}]
+)
+def test_what_nomics_settings_ask_for_in_vain(tmp_path: Path, changes: dict[str, Any]) -> None:
+    edit(write_tiny_encoder(tmp_path, "nomic_bert"), **changes)
+    with pytest.raises(LoadFailed, match=r"config\.json does not describe a nomic_bert model"):
+        computed(tmp_path)
+
+
+def test_newer_words_for_nomics_settings(tmp_path: Path) -> None:
+    before = computed(write_tiny_encoder(tmp_path, "nomic_bert"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    newer = {
+        "hidden_size": config.pop("n_embd"),
+        "num_hidden_layers": config.pop("n_layer"),
+        "num_attention_heads": config.pop("n_head"),
+        "intermediate_size": config.pop("n_inner"),
+        "max_position_embeddings": config.pop("max_trained_positions"),
+        "layer_norm_eps": config.pop("layer_norm_epsilon"),
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.pop("rotary_emb_base")},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config | newer))
+    assert np.array_equal(computed(tmp_path), before)
+
+
+def test_layers_of_other_forms(tmp_path: Path) -> None:
+    write_tiny_encoder(tmp_path, "nomic_bert")
+    file = str(tmp_path / "model.safetensors")
+    stored: Any = mx.load(file)
+    wide = "encoder.layers.0.attn.Wqkv"
+    for layer, bits in ((wide, 8), ("encoder.layers.1.mlp.fc2", 4)):
+        packed: Any = mx.quantize(stored[f"{layer}.weight"], group_size=32, bits=bits)
+        stored |= dict(zip((f"{layer}.weight", f"{layer}.scales", f"{layer}.biases"), packed, strict=True))
+    mx.save_safetensors(file, stored)
+    edit(tmp_path, quantization={"group_size": 32, "bits": 4, wide: {"group_size": 32, "bits": 8}})
+    assert np.abs(computed(tmp_path)[0] - plainly("nomic_bert", TOKENS[0])).max() < 0.5
 
 
 def test_damaged_weights(tmp_path: Path) -> None:
