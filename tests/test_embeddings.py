@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import ollama
 import psutil
 import pytest
 
 from tests.support.embedders import write_tiny_decoder, write_tiny_encoder
 from tests.support.server import Server, run_cli, serving, wait_until
+from tests.worker.encoder_ggufs import write_encoder_gguf
 
 pytestmark = pytest.mark.xdist_group("embeddings")
 
@@ -30,6 +32,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> It
     for name, (directory, rest) in made.items():
         imported = run_cli("import", name, str(directory), "--home", str(home), *rest)
         assert imported.returncode == 0, imported.stderr
+    for kind in ("bert", "nomic_bert"):
+        file = write_encoder_gguf(folder / f"{kind}.gguf", kind, "F16")
+        (folder / "Modelfile").write_text(f"FROM {file}")
+        created = run_cli("create", f"{kind}-gguf", "-f", str(folder / "Modelfile"), "--home", str(home))
+        assert created.returncode == 0, created.stderr
     with serving(home) as server:
         yield server
 
@@ -41,7 +48,17 @@ def client(server: Server) -> Iterator[ollama.Client]:
     client._client.close()
 
 
-@pytest.mark.parametrize("model", ["Bert", "qwen"])
+def test_ollamas_form_gives_the_same_vectors(client: ollama.Client) -> None:
+    texts = ["ba be", "", "zu zo ZI, qqq", "ba be"]
+    theirs, ours = (client.embed(model, texts).embeddings for model in ("Bert", "bert-gguf"))
+    assert np.abs(np.array(ours) - np.array(theirs)).max() < 5e-3
+    assert client.show("bert-gguf").capabilities == ["embedding"]
+    details = client.show("bert-gguf").details
+    assert details
+    assert details.family == "bert"
+
+
+@pytest.mark.parametrize("model", ["Bert", "qwen", "bert-gguf", "nomic_bert-gguf"])
 def test_the_genuine_client(client: ollama.Client, model: str) -> None:
     texts = ["ba be", "", "zu zo zi", "ba be"]
     answer = client.embed(model, texts)
@@ -169,7 +186,13 @@ def test_long_texts_lose_their_ends(server: Server) -> None:
 def test_lists_say_what_the_models_are(server: Server) -> None:
     listed = {entry["name"]: entry for entry in server.client.get("/api/tags").json()["models"]}
     capabilities = {name: entry["capabilities"] for name, entry in listed.items()}
-    assert capabilities == {"Bert:latest": ["embedding"], "qwen:latest": ["embedding"], "tiny:latest": ["completion"]}
+    assert capabilities == {
+        "Bert:latest": ["embedding"],
+        "bert-gguf:latest": ["embedding"],
+        "nomic_bert-gguf:latest": ["embedding"],
+        "qwen:latest": ["embedding"],
+        "tiny:latest": ["completion"],
+    }
     details = listed["Bert:latest"]["details"]
     assert (details["family"], details["context_length"], details["embedding_length"]) == ("bert", 64, 32)
     shown = server.post("/api/show", {"model": "bert"}).json()

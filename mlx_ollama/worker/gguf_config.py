@@ -13,13 +13,24 @@ from mlx_ollama.worker.gguf_tokenizer import end_token_ids
 
 
 def model_config(file: GgufFile, family: Family, forms: Mapping[str, Affine]) -> dict[str, Any]:
-    """The config that mlx-lm reads. `forms` names the quantised modules.
+    """The config that mlx-lm reads, or our encoder. `forms` names the quantised modules.
 
-    Raises ConversionError for what mlx-lm's model cannot compute.
+    Raises ConversionError for what the model cannot compute.
     """
-    config: dict[str, Any] = {
+    config = {
         "architectures": [family.class_name],
         "model_type": family.model_type,
+        "rope_scaling": family.rope_scaling(file),
+        "quantization": quantization(forms),
+        **({} if family.encoder else _decoder(file, family)),
+        **family.settings(file),
+    }
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def _decoder(file: GgufFile, family: Family) -> dict[str, Any]:
+    """What all language models have."""
+    return {
         "hidden_size": hidden_size(file),
         "intermediate_size": file.count("feed_forward_length"),
         "num_hidden_layers": layer_count(file),
@@ -29,14 +40,11 @@ def model_config(file: GgufFile, family: Family, forms: Mapping[str, Affine]) ->
         "max_position_embeddings": file.count("context_length"),
         "rms_norm_eps": family.epsilon(file),
         "rope_theta": rope_theta(file),
-        "rope_scaling": family.rope_scaling(file),
         "vocab_size": vocabulary_size(file),
         "tie_word_embeddings": file.tensor("output.weight") is None,
         "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": end_token_ids(file.metadata) or None,
-        "quantization": quantization(forms),
     }
-    return {key: value for key, value in (config | family.settings(file)).items() if value is not None}
 
 
 def quantization(forms: Mapping[str, Affine]) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """The architectures of GGUF files that become MLX models: one table, with what each calls its parts.
 
-The names on the left are llama.cpp's, those on the right mlx-lm's, which are the published models' own.
+The names on the left are llama.cpp's, those on the right the published models' own, which are mlx-lm's and our
+encoder's.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,11 +10,25 @@ from typing import Any
 
 from mlx_ollama.worker.gguf_file import ConversionError, GgufFile
 from mlx_ollama.worker.gguf_rope import TABLES, Scaling, rope_scaling, rope_theta
-from mlx_ollama.worker.gguf_sizes import head_count, head_size, hidden_size, layer_count, rotated_size
+from mlx_ollama.worker.gguf_sizes import (
+    head_count,
+    head_size,
+    hidden_size,
+    layer_count,
+    rotated_size,
+    vocabulary_size,
+)
 from mlx_ollama.worker.halves import Half
+
+
+def _both(theirs: str, published: str) -> dict[str, str]:
+    """The two parts of a layer that has a bias."""
+    return {f"{theirs}.{part}": f"{published}.{part}" for part in ("weight", "bias")}
+
 
 _MODEL = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
 _HEAD = {"output.weight": "lm_head.weight"}
+_SEGMENTS = "token_types.weight"
 _SPLIT_ATTENTION = {
     "attn_norm.weight": "input_layernorm.weight",
     "attn_q.weight": "self_attn.q_proj.weight",
@@ -45,12 +60,42 @@ _GEMMA_NORMS = {
     "post_ffw_norm.weight": "post_feedforward_layernorm.weight",
 }
 
+_ENCODER = {
+    "token_embd.weight": "embeddings.word_embeddings.weight",
+    "token_types.weight": "embeddings.token_type_embeddings.weight",
+}
+_BERT_MODEL = _ENCODER | {
+    "position_embd.weight": "embeddings.position_embeddings.weight",
+    **_both("token_embd_norm", "embeddings.LayerNorm"),
+}
+_BERT_LAYER = {
+    **_both("attn_q", "attention.self.query"),
+    **_both("attn_k", "attention.self.key"),
+    **_both("attn_v", "attention.self.value"),
+    **_both("attn_output", "attention.output.dense"),
+    **_both("attn_output_norm", "attention.output.LayerNorm"),
+    **_both("ffn_up", "intermediate.dense"),
+    **_both("ffn_down", "output.dense"),
+    **_both("layer_output_norm", "output.LayerNorm"),
+}
+_NOMIC_MODEL = _ENCODER | _both("token_embd_norm", "emb_ln")
+_NOMIC_LAYER = {
+    "attn_qkv.weight": "attn.Wqkv.weight",
+    "attn_output.weight": "attn.out_proj.weight",
+    **_both("attn_output_norm", "norm1"),
+    "ffn_up.weight": "mlp.fc11.weight",
+    "ffn_gate.weight": "mlp.fc12.weight",
+    "ffn_down.weight": "mlp.fc2.weight",
+    **_both("layer_output_norm", "norm2"),
+}
+
 # Gemma's two largest models scale attention by the width of the model, all others by that of a head; a file does not
 # say which, but llama.cpp tells them by their number of layers.
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}
 # Of the published Gemma 3, those of 4, 12 and 27 billion have linear scaling by 8, which older files leave out.
 _GEMMA3_SCALED_LAYERS = (34, 48, 62)
 _GEMMA3_PATTERN = 6
+_NOMIC_THETA = 1000.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +107,8 @@ class Family:
     `interleaved`: llama.cpp has the rows of queries and keys in an order of its own. `added_to_norms`: it stores the
     weights of norms with this added. `scalings`: those of rotary positions that mlx-lm's model computes.
     `own_head_size`: a head may have another size than its share of the model's. `norm_epsilon`: where a file has none.
-    `settings`: what this family has in its config.json beside, or instead of, what all have.
+    `settings`: what this family has in its config.json beside, or instead of, what all have; all that an `encoder` has.
+    `model` are the parameters outside of layers, and `stem` is what stands before the numbers of those.
     """
 
     model_type: str
@@ -78,17 +124,20 @@ class Family:
     norm_epsilon: float | None = None
     scalings: frozenset[str] = field(default=frozenset({"linear", "yarn", "llama3"}))
     passed_over: tuple[str, ...] = ()
+    encoder: bool = False
+    model: Mapping[str, str] = field(default_factory=lambda: _MODEL)
+    stem: str = "model.layers"
 
     def parameters(self, layers: int) -> dict[str, str]:
-        """From the names of tensors in a GGUF file to those of the parameters of mlx-lm's model."""
-        names = _MODEL | (_HEAD if self.head else {})
+        """From the names of tensors in a GGUF file to those of the parameters of the published model."""
+        names = {**self.model, **(_HEAD if self.head else {})}
         for layer in range(layers):
-            names |= {f"blk.{layer}.{name}": f"model.layers.{layer}.{own}" for name, own in self.layer.items()}
+            names |= {f"blk.{layer}.{name}": f"{self.stem}.{layer}.{own}" for name, own in self.layer.items()}
         return names
 
     def may_lack(self, name: str) -> bool:
-        """The head may be the embedding."""
-        return name in _HEAD
+        """The head may be the embedding, and segments may have no vectors."""
+        return name in _HEAD or name == _SEGMENTS
 
     def passes_over(self, name: str) -> bool:
         """Whether a tensor is none of the model's parameters: the config has it, or only pictures need it."""
@@ -208,6 +257,39 @@ def _window_pattern(file: GgufFile) -> int:
     return int(pattern)
 
 
+def _bert(file: GgufFile) -> dict[str, Any]:
+    """RoBERTa and XLM-RoBERTa are written so, too: without the positions before the first one that is used."""
+    positions = file.tensor("position_embd.weight")
+    return {
+        "hidden_act": "gelu",
+        "max_position_embeddings": positions.shape[-1] if positions else 0,
+        **_encoder(file),
+    }
+
+
+def _nomic_bert(file: GgufFile) -> dict[str, Any]:
+    return {
+        "max_position_embeddings": file.count("context_length"),
+        "rope_parameters": {"rope_type": "default", "rope_theta": rope_theta(file, _NOMIC_THETA)},
+        **_encoder(file),
+    }
+
+
+def _encoder(file: GgufFile) -> dict[str, Any]:
+    if file.own("attention.causal", False):
+        raise ConversionError(f"unsupported {file.architecture}.attention.causal")
+    segments = file.tensor(_SEGMENTS)
+    return {
+        "hidden_size": hidden_size(file),
+        "intermediate_size": file.count("feed_forward_length"),
+        "num_hidden_layers": layer_count(file),
+        "num_attention_heads": head_count(file),
+        "layer_norm_eps": file.require_own("attention.layer_norm_epsilon"),
+        "type_vocab_size": segments.shape[-1] if segments else 0,
+        "vocab_size": vocabulary_size(file),
+    }
+
+
 FAMILIES: Mapping[str, Family] = {
     "llama": Family(
         "llama",
@@ -251,5 +333,31 @@ FAMILIES: Mapping[str, Family] = {
         own_head_size=False,
         part_rotated=True,
         scalings=frozenset({"longrope"}),
+    ),
+    "bert": Family(
+        "bert",
+        "BertModel",
+        _BERT_LAYER,
+        _bert,
+        head=False,
+        half="F16",
+        own_head_size=False,
+        scalings=frozenset(),
+        encoder=True,
+        model=_BERT_MODEL,
+        stem="encoder.layer",
+    ),
+    "nomic-bert": Family(
+        "nomic_bert",
+        "NomicBertModel",
+        _NOMIC_LAYER,
+        _nomic_bert,
+        head=False,
+        half="F16",
+        own_head_size=False,
+        scalings=frozenset(),
+        encoder=True,
+        model=_NOMIC_MODEL,
+        stem="encoder.layers",
     ),
 }

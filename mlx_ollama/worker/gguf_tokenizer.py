@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from mlx_ollama.worker.gguf_file import ConversionError
 from mlx_ollama.worker.pretokenizers import PRE_TOKENIZERS, PreTokenizer
@@ -15,6 +15,12 @@ TURN_ENDS = frozenset(
 )
 
 _SPACE = "\u2581"  # SentencePiece's visible space
+_CONTINUED = "##"  # what WordPiece puts before a piece that begins no word
+_OWN_SPECIALS = {
+    "llama": {"bos": 1, "eos": 2, "unknown": 0},
+    "bert": {"bos": 101, "eos": 102, "unknown": 100, "padding": 0},
+}
+_OTHER_KEYS = {"bos": ("cls",), "eos": ("separator", "seperator")}
 _PHI3_KEEP_BLANKS = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
@@ -30,12 +36,13 @@ class TokenType(IntEnum):
 
 
 def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer that the file describes: byte-level BPE ("gpt2") or SentencePiece BPE ("llama").
+    """The tokenizer that the file describes: byte-level BPE ("gpt2"), SentencePiece BPE ("llama"), its other kind
+    ("t5") or WordPiece ("bert").
 
     Raises ConversionError, with the name, for another kind or another way of cutting words.
     """
     kind = _require(metadata, "model")
-    builders = {"gpt2": _byte_level, "llama": _sentence_piece}
+    builders = {"gpt2": _byte_level, "llama": _sentence_piece, "t5": _unigram, "bert": _word_piece}
     if kind not in builders:
         raise ConversionError(f"unsupported tokenizer: {kind}")
     try:
@@ -78,10 +85,13 @@ def end_token_ids(metadata: Mapping[str, Any]) -> list[int]:
 def special_id(metadata: Mapping[str, Any], name: str) -> int | None:
     """The id of "bos", "eos", "eot", "unknown" or "padding"; None when there is none.
 
-    llama.cpp's defaults for a SentencePiece vocabulary are 1, 2 and 0; a byte-level one has none worth keeping.
+    llama.cpp has defaults for two kinds of vocabularies; a byte-level one has none worth keeping. What begins and ends
+    a text of BERT's has names of its own, one of them misspelt.
     """
-    defaults = {"bos": 1, "eos": 2, "unknown": 0} if metadata.get("tokenizer.ggml.model") == "llama" else {}
-    value = metadata.get(f"tokenizer.ggml.{name}_token_id", defaults.get(name))
+    model = str(metadata.get("tokenizer.ggml.model"))
+    others = _OTHER_KEYS.get(name, ()) if model == "bert" else ()
+    given = (metadata.get(f"tokenizer.ggml.{key}_token_id") for key in (*others, name))
+    value = next((token for token in given if token is not None), _OWN_SPECIALS.get(model, {}).get(name))
     # files write 2^32 - 1 or -1 for "none"
     return value if value is not None and 0 <= value < len(_require(metadata, "tokens")) else None
 
@@ -89,12 +99,13 @@ def special_id(metadata: Mapping[str, Any], name: str) -> int | None:
 def adds_bos(metadata: Mapping[str, Any]) -> bool:
     if special_id(metadata, "bos") is None:
         return False
-    default = metadata.get("tokenizer.ggml.model") == "llama" or _pre_tokenizer(metadata).bos
+    default = metadata.get("tokenizer.ggml.model") in _OWN_SPECIALS or _pre_tokenizer(metadata).bos
     return bool(metadata.get("tokenizer.ggml.add_bos_token", default))
 
 
 def adds_eos(metadata: Mapping[str, Any]) -> bool:
-    return special_id(metadata, "eos") is not None and bool(metadata.get("tokenizer.ggml.add_eos_token", False))
+    default = metadata.get("tokenizer.ggml.model") == "bert"
+    return special_id(metadata, "eos") is not None and bool(metadata.get("tokenizer.ggml.add_eos_token", default))
 
 
 _SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
@@ -127,6 +138,38 @@ def _sentence_piece(metadata: Mapping[str, Any]) -> Tokenizer:
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     return tokenizer
+
+
+def _unigram(metadata: Mapping[str, Any]) -> Tokenizer:
+    """SentencePiece of the kind that takes the likeliest pieces, which XLM-RoBERTa has."""
+    tokens = list(zip(_require(metadata, "tokens"), _require(metadata, "scores"), strict=True))
+    tokenizer = Tokenizer(models.Unigram(tokens, unk_id=special_id(metadata, "unknown"), byte_fallback=False))
+    # What characters are exchanged for others first; values may have been written as signed ones.
+    table = bytes(value & 0xFF for value in metadata.get("tokenizer.ggml.precompiled_charsmap") or [])
+    if table:
+        tokenizer.normalizer = normalizers.Precompiled(table)
+    scheme = "always" if metadata.get("tokenizer.ggml.add_space_prefix", True) else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(_SPACE, prepend_scheme=scheme)]
+    )
+    tokenizer.decoder = decoders.Metaspace(_SPACE, prepend_scheme=scheme)
+    return tokenizer
+
+
+def _word_piece(metadata: Mapping[str, Any]) -> Tokenizer:
+    """BERT's. llama.cpp marks the pieces that begin a word, where BERT marks the others; all are in lower case."""
+    vocabulary = {_as_published(token): token_id for token, token_id in _vocabulary(metadata).items()}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=_special(metadata, "unknown")))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix=_CONTINUED)
+    return tokenizer
+
+
+def _as_published(token: str) -> str:
+    if token.startswith("[") and token.endswith("]"):
+        return token
+    return token[1:] if token.startswith(_SPACE) else f"{_CONTINUED}{token}"
 
 
 def _merges_by_score(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:

@@ -137,7 +137,8 @@ def _dense_type(tensors: list[GgufTensor], family: Family) -> Dense:
 
 
 def _weight(file: GgufFile, family: Family, tensor: GgufTensor, name: str, dtype: Dense) -> Weight:
-    dimensions = 2 if name.endswith(".weight") and not name.endswith("norm.weight") else 1
+    is_norm = tensor.name.endswith("norm.weight")
+    dimensions = 2 if name.endswith(".weight") and not is_norm else 1
     if len(tensor.shape) != dimensions:
         raise ConversionError(f"the tensor {tensor.name} has {len(tensor.shape)} dimensions, not {dimensions}")
     if tensor.type not in DENSE and (dimensions == 1 or blocks_of(tensor) is None):
@@ -146,7 +147,7 @@ def _weight(file: GgufFile, family: Family, tensor: GgufTensor, name: str, dtype
     if family.interleaved:
         heads = {"q_proj": head_count, "k_proj": kv_head_count}.get(name.split(".")[-2])
         rows = heads and rotary_rows(tensor, heads(file), head_size(file))
-    return Weight(tensor, name, dtype, rows, family.added_to_norms if name.endswith("norm.weight") else 0.0)
+    return Weight(tensor, name, dtype, rows, family.added_to_norms if is_norm else 0.0)
 
 
 def rotary_rows(tensor: GgufTensor, heads: int, size: int) -> Array:

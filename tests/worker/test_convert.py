@@ -82,7 +82,7 @@ def test_refuses_other_architectures_by_name(tmp_path: Path) -> None:
         ({"llama.attention.head_count": 2}, "the tensor blk.0.attn_q.weight has 64 rows, and 2 heads of 16"),
         ({"llama.rope.scaling.type": "longrope"}, "unsupported rope scaling: longrope"),
         ({"llama.rope.scaling.type": "yarn"}, "the file's metadata lacks llama.rope.scaling.factor"),
-        ({"tokenizer.ggml.model": "bert"}, "unsupported tokenizer: bert"),
+        ({"tokenizer.ggml.model": "plamo2"}, "unsupported tokenizer: plamo2"),
         ({"tokenizer.ggml.model": None}, "the file's metadata lacks tokenizer.ggml.model"),
         ({"tokenizer.ggml.pre": "viking"}, "unsupported pre-tokenizer: viking"),
         ({"tokenizer.ggml.merges": None}, "the file's metadata lacks tokenizer.ggml.merges"),
