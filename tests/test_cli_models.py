@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlx_ollama.models.names import ModelName
 from mlx_ollama.models.store import Store, StoredModel
 from tests.support.cli import Cli, Done
 from tests.support.server import run_cli, serving, wait_until
+from tests.support.terminal import terminal
 from tests.worker.gguf_files import TinyLlama, write_gguf
 
 SYSTEM = "Be brief.\n\n" + "word " * 30 + "\nAnd kind."
@@ -169,6 +171,15 @@ def test_create_from_a_gguf_file(cli: Cli, home: Path, tmp_path: Path) -> None:
     assert stored(home, "made").system == "Be loud."
     assert "    quantization        F16\n" in cli.ok("show", "made")
     assert "    quantization        Q8_0\n" in cli.ok("show", "small")
+
+
+def test_a_terminal_sees_how_far_a_conversion_is(tmp_path: Path) -> None:
+    (tmp_path / "Modelfile").write_text(f"FROM {write_gguf(tmp_path / 'tiny.gguf', TinyLlama())}")
+    made = ("create", "made", "-f", str(tmp_path / "Modelfile"), "--home", str(tmp_path / "home"))
+    with terminal([sys.executable, "-m", "mlx_ollama", *made], columns=100, env={}) as shown:
+        shown.expect("converting model")
+        assert "100%" in shown.expect("success")
+        assert shown.ended() == 0
 
 
 def test_create_quantized_from_a_directory(cli: Cli, home: Path, tmp_path: Path, tiny_directory: Path) -> None:

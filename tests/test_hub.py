@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.embedders import write_tiny_encoder
 from tests.support.hub import COMMIT, LocalHub
 from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
 from tests.support.terminal import terminal
@@ -91,6 +92,17 @@ def test_mlx_weights_are_used_where_they_lie(server: Server, hub: LocalHub, mlx:
     again = server.lines("/api/pull", {"model": f"hf.co/{mlx}"})
     assert again[-1] == {"status": "success"}
     assert hub.downloads(mlx) == 1
+
+
+def test_an_embedder_comes_with_its_steps(server: Server, hub: LocalHub, mlx: str, tmp_path: Path) -> None:
+    directory = write_tiny_encoder(tmp_path, dense=8)
+    files = {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    assert {"modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors"} <= set(files)
+    hub.repositories[mlx] = {**files, "onnx/config.json": b"{}", "onnx/model.safetensors": b"other"}
+    assert server.lines("/api/pull", {"model": mlx})[-1] == {"status": "success"}
+    assert not [path for path in hub.requests if "onnx" in path]
+    answer = server.post("/api/embed", {"model": mlx, "input": "ba be"})
+    assert len(answer.json()["embeddings"][0]) == 8, answer.text
 
 
 def test_a_gguf_file_is_chosen_by_its_tag_linked_and_converted(server: Server, ggufs: str, folder: Path) -> None:

@@ -8,7 +8,10 @@ from fnmatch import fnmatch
 LATEST = "latest"
 """The tag of names that have none."""
 
-_WITH_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "1_Pooling/config.json")
+_WITH_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+_STEPS = ("*_Pooling/config.json", "*_Dense/config.json", "*_Dense/model.safetensors")
+"""What follows the model in one that embeds."""
+
 _WEIGHTS = "model*.safetensors"
 _EVERYDAY = ("Q4_K_M", "Q4_K_S", "Q4_0", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16")
 """Quantisations in the order in which one is taken where none is asked for."""
@@ -50,7 +53,7 @@ def mlx_files(files: Sequence[File]) -> Sequence[File]:
     """
     if not has_weights(files) or not any(file.name == "config.json" for file in files):
         raise NothingUsable("it has neither MLX weights (config.json and model*.safetensors) nor a GGUF file")
-    return [file for file in files if any(_in_root(file, pattern) for pattern in (*_WITH_WEIGHTS, _WEIGHTS))]
+    return [file for file in files if any(_in_root(file, pattern) for pattern in (*_WITH_WEIGHTS, *_STEPS, _WEIGHTS))]
 
 
 def gguf_file(files: Iterable[File], tag: str) -> File:

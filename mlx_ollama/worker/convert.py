@@ -123,6 +123,8 @@ def _write_weights(
 
     done(0)
     write_shards(directory, plan_shards(specs), converted_pieces(weights, done))
+    # The rest of the file is its header.
+    done(file.size)
 
 
 def _publish(directory: Path, destination: Path) -> None:
