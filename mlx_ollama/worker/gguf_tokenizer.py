@@ -18,6 +18,7 @@ _SPACE = "\u2581"  # SentencePiece's visible space
 _CONTINUED = "##"  # what WordPiece puts before a piece that begins no word
 _OWN_SPECIALS = {
     "llama": {"bos": 1, "eos": 2, "unknown": 0},
+    "t5": {"eos": 1, "unknown": 2, "padding": 0},
     "bert": {"bos": 101, "eos": 102, "unknown": 100, "padding": 0},
 }
 _OTHER_KEYS = {"bos": ("cls",), "eos": ("separator", "seperator")}
@@ -85,7 +86,7 @@ def end_token_ids(metadata: Mapping[str, Any]) -> list[int]:
 def special_id(metadata: Mapping[str, Any], name: str) -> int | None:
     """The id of "bos", "eos", "eot", "unknown" or "padding"; None when there is none.
 
-    llama.cpp has defaults for two kinds of vocabularies; a byte-level one has none worth keeping. What begins and ends
+    llama.cpp has defaults for some kinds of vocabularies; a byte-level one has none worth keeping. What begins and ends
     a text of BERT's has names of its own, one of them misspelt.
     """
     model = str(metadata.get("tokenizer.ggml.model"))
@@ -99,7 +100,7 @@ def special_id(metadata: Mapping[str, Any], name: str) -> int | None:
 def adds_bos(metadata: Mapping[str, Any]) -> bool:
     if special_id(metadata, "bos") is None:
         return False
-    default = metadata.get("tokenizer.ggml.model") in _OWN_SPECIALS or _pre_tokenizer(metadata).bos
+    default = metadata.get("tokenizer.ggml.model") in ("llama", "bert") or _pre_tokenizer(metadata).bos
     return bool(metadata.get("tokenizer.ggml.add_bos_token", default))
 
 

@@ -149,3 +149,15 @@ def test_unigram_pieces_equal_the_original(text: str) -> None:
     assert tokenizer.encode(text, add_special_tokens=False).ids == unigram_processor().encode(text)
     assert tokenizer.encode(text).tokens[0] == "<s>"
     assert tokenizer.encode(text).tokens[-1] == "</s>"
+
+
+def test_unigram_vocabularies_have_an_unknown_piece_of_their_own() -> None:
+    metadata = unigram_metadata()
+    for key in ("unknown_token_id", "bos_token_id", "eos_token_id"):
+        del metadata[f"tokenizer.ggml.{key}"]
+    tokens = metadata["tokenizer.ggml.tokens"]
+    # As T5 has them: what ends a text comes before what is unknown.
+    metadata["tokenizer.ggml.tokens"] = ["<pad>", "</s>", "<unk>", *tokens[3:]]
+    encoding = build_tokenizer(metadata).encode("the \u732b")
+    assert encoding.tokens[-1] == "</s>"
+    assert 2 in encoding.ids
