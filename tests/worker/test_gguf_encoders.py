@@ -14,7 +14,7 @@ from mlx_ollama.worker.device import Device
 from mlx_ollama.worker.embedder import LoadedEmbedder, load_embedder
 from mlx_ollama.worker.gguf_file import ConversionError
 from mlx_ollama.worker.gguf_tokenizer import build_tokenizer
-from tests.support.embedders import WORDS, encoder_weights, write_tiny_encoder
+from tests.support.embedders import WORDS, encoder_weights, write_modules, write_tiny_encoder
 from tests.worker.encoder_ggufs import (
     ARCHITECTURES,
     unigram_metadata,
@@ -24,6 +24,7 @@ from tests.worker.encoder_ggufs import (
 )
 from tests.worker.gguf_files import converted
 from tests.worker.quantised import Array, dequantised, rows_of
+from tests.worker.tiny_families import TINY
 
 TOKENS = [[2, 7, 9, 30, 55, 3], [2, 12, 3], list(range(4, 60))]
 TEXTS = ["ba be", "Zuzu ZIZE, mömo", "", "keti qqq " * 9]
@@ -161,3 +162,19 @@ def test_unigram_vocabularies_have_an_unknown_piece_of_their_own() -> None:
     encoding = build_tokenizer(metadata).encode("the \u732b")
     assert encoding.tokens[-1] == "</s>"
     assert 2 in encoding.ids
+
+
+def test_a_language_model_that_embeds(tmp_path: Path) -> None:
+    """Qwen3-Embedding: its file says that the last token is taken, which is the one that the tokenizer adds."""
+    qwen3 = TINY["qwen3"]
+    directory = qwen3.write_directory(tmp_path / "published", "F32")
+    write_modules(directory, ("lasttoken",))
+    own = {"qwen3.pooling_type": 3, "tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_eos_token": True}
+    made = converted(qwen3.write_gguf(tmp_path / "m.gguf", "F32", own))
+    ours = load(made)
+    assert ours.poolings == ("lasttoken",)
+    assert ours.tokenizer.encode(["the"], longest=60, truncate=True)[0][-1] == 2
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (directory / name).write_bytes((made / name).read_bytes())
+    theirs = load(directory).vectors(TOKENS)
+    assert np.abs(ours.vectors(TOKENS) - theirs).max() <= 1e-5 * np.abs(theirs).max()
