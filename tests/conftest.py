@@ -1,21 +1,29 @@
 import fcntl
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from httpx._transports import default as httpx_transports
 from hypothesis import settings
 
 from mlx_ollama.worker.blas import preload_openblas
 from tests.faults.outcomes import Recorder
+from tests.support.cli import import_model
 from tests.support.server import Server, run_cli, serving
 
 # The same examples in every run, however slow the machine.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")
 
-# As in a worker: before anything imports mlx.
+# As in a worker: before anything imports mlx. As many tests run at once as there are processors: the threads of one
+# product would but wait for those of another.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 preload_openblas()
+
+# Of the many clients that speak with servers on loopback, the first one reads the world's certificates for all.
+httpx_transports.create_ssl_context = functools.cache(httpx_transports.create_ssl_context)  # type: ignore[attr-defined]
 
 for _name in [name for name in os.environ if name.startswith(("MLX_API_", "OLLAMA_", "HF_"))]:
     del os.environ[_name]
@@ -80,8 +88,7 @@ def tiny_directory(shared_folder: Path) -> Path:
 def tiny_home(tiny_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which the tiny model is called `tiny`."""
     home = tmp_path_factory.mktemp("tiny-home")
-    made = run_cli("import", "tiny", str(tiny_directory), "--home", str(home), "--parameter", "temperature=0")
-    assert made.returncode == 0, made.stderr
+    import_model(home, "tiny", tiny_directory, "--parameter", "temperature=0")
     return home
 
 
@@ -112,6 +119,5 @@ def speakers_home(tiny_directory: Path, shared_folder: Path) -> Path:
                 "tiny": tiny_directory,
             }
             for name, directory in made.items():
-                imported = run_cli("import", name, str(directory), "--home", str(home))
-                assert imported.returncode == 0, imported.stderr
+                import_model(home, name, directory)
     return home

@@ -11,6 +11,8 @@ import pytest
 from tests.support.server import Server, run_cli, serving
 from tests.worker.gguf_files import TinyLlama, write_gguf
 
+pytestmark = pytest.mark.xdist_group("adopt")
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROMPT = {"prompt": "The", "raw": True, "stream": False, "options": {"num_predict": 2}}
 

@@ -12,8 +12,8 @@ import pytest
 from mlx_ollama.models.modelfile_parser import Modelfile
 from mlx_ollama.models.names import ModelName
 from mlx_ollama.models.store import Store, StoredModel
-from tests.support.cli import Cli, Done
-from tests.support.server import run_cli, serving, wait_until
+from tests.support.cli import Cli, Done, import_model
+from tests.support.server import serving, wait_until
 from tests.support.terminal import terminal
 from tests.worker.gguf_files import TinyLlama, write_gguf
 
@@ -25,8 +25,7 @@ def first_home(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -
     """A home with `tiny`, which has a system message of many lines."""
     home = tmp_path_factory.mktemp("first") / "home"
     extras = ("--system", SYSTEM, "--parameter", "stop=a", "--parameter", "top_k=7")
-    made = run_cli("import", "tiny", str(tiny_directory), "--home", str(home), *extras)
-    assert made.returncode == 0, made.stderr
+    import_model(home, "tiny", tiny_directory, *extras)
     return home
 
 

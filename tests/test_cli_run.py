@@ -16,6 +16,8 @@ from tests.support.cli import Cli
 from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
 from tests.support.terminal import Terminal, terminal
 
+pytestmark = pytest.mark.xdist_group("cli-run")
+
 THOUGHT = "Thinking...\nhm\n...done thinking.\n\n"
 ANSWER = THOUGHT + "Sure thing\n\n"
 PROMPT = ">>> "
@@ -162,32 +164,34 @@ def test_version(server: Server) -> None:
     assert alone.stderr == "warning: no server answers at http://127.0.0.1:1\n"
 
 
-def test_ctrl_c_ends_one_answer_that_was_asked_for(server: Server) -> None:
-    command = [sys.executable, "-m", "mlx_ollama", "run", "endless", "hi"]
-    environment = clean_environment() | settings(server)
+@pytest.fixture
+def endless(server: Server) -> Iterator["subprocess.Popen[bytes]"]:
+    """`run endless hi`, while it says something."""
     with subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "mlx_ollama", "run", "endless", "hi"],
+        env=clean_environment() | settings(server),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout
         assert process.stdout.read(20)
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
-    assert (process.returncode, told) == (130, b"")
+        yield process
+
+
+def test_ctrl_c_ends_one_answer_that_was_asked_for(server: Server, endless: "subprocess.Popen[bytes]") -> None:
+    endless.send_signal(signal.SIGINT)
+    _, told = endless.communicate(timeout=60)
+    assert (endless.returncode, told) == (130, b"")
     wait_until(lambda: all(worker.cpu_percent(0.2) < 20 for worker in server.workers()), "rest", 20)
 
 
-def test_a_reader_that_leaves_is_no_fault(server: Server) -> None:
-    command = [sys.executable, "-m", "mlx_ollama", "run", "endless", "hi"]
-    environment = clean_environment() | settings(server)
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout
-        assert process.stderr
-        assert process.stdout.read(20)
-        process.stdout.close()
-        assert process.stderr.read() == b""
-        assert process.wait(60) == 1
+def test_a_reader_that_leaves_is_no_fault(endless: "subprocess.Popen[bytes]") -> None:
+    assert endless.stdout
+    assert endless.stderr
+    endless.stdout.close()
+    assert endless.stderr.read() == b""
+    assert endless.wait(60) == 1
 
 
 def test_a_conversation(talk: Terminal, server: Server) -> None:

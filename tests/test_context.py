@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.server import Server, run_cli, serving
+from tests.support.cli import import_model
+from tests.support.server import Server, serving
 
 TOO_LONG = "the prompt is longer than the context length currently available to the model"
 
@@ -85,7 +86,7 @@ def test_vision_models_are_refused_by_name(tiny_directory: Path, tmp_path: Path)
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**config, "model_type": "mllama", "vision_config": {}}))
     home = tmp_path / "home"
-    assert run_cli("import", "seer", str(directory), "--home", str(home)).returncode == 0
+    import_model(home, "seer", directory)
     with serving(home) as server:
         refused = server.post("/api/generate", {"model": "seer", "prompt": "x"})
         message = "the model type mllama needs a vision encoder, which is not supported: only text models are"

@@ -12,6 +12,7 @@ import ollama
 import psutil
 import pytest
 
+from tests.support.cli import import_model
 from tests.support.embedders import write_tiny_decoder, write_tiny_encoder
 from tests.support.server import Server, run_cli, serving, wait_until
 from tests.worker.encoder_ggufs import write_encoder_gguf
@@ -30,8 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> It
         "tiny": (tiny_directory, ()),
     }
     for name, (directory, rest) in made.items():
-        imported = run_cli("import", name, str(directory), "--home", str(home), *rest)
-        assert imported.returncode == 0, imported.stderr
+        import_model(home, name, directory, *rest)
     for kind in ("bert", "nomic_bert"):
         file = write_encoder_gguf(folder / f"{kind}.gguf", kind, "F16")
         (folder / "Modelfile").write_text(f"FROM {file}")
@@ -267,7 +267,7 @@ def test_directories_that_cannot_be_loaded(server: Server, tmp_path: Path) -> No
     directory = write_tiny_encoder(tmp_path / "broken")
     config = directory / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_act": "strange"}))
-    assert run_cli("import", "broken", str(directory), "--home", str(server.home)).returncode == 0
+    import_model(server.home, "broken", directory)
     refused = server.post("/api/embed", {"model": "broken", "input": "ba"})
     assert (refused.status_code, refused.json()) == (500, {"error": "the activation strange is not supported"})
     (server.home / "models/manifests/registry.ollama.ai/library/broken/latest").unlink()

@@ -10,16 +10,15 @@ import pytest
 
 from tests.support.server import Server, serving, wait_until
 
+pytestmark = pytest.mark.xdist_group("fairness")
+
 LONG = "zuzu momo keti rara lele bada " * 300
 
 
 @pytest.fixture(scope="module")
-def server(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    home = tmp_path_factory.mktemp("fair")
-    home.rmdir()
-    home.symlink_to(tiny_home)
+def server(tiny_home: Path) -> Iterator[Server]:
     # Slices so short that even a tiny model needs many of them.
-    with serving(home, env={"MLX_API_PREFILL_SLICE": "0.005"}) as server:
+    with serving(tiny_home, env={"MLX_API_PREFILL_SLICE": "0.005"}) as server:
         server.post("/api/generate", {"model": "tiny"})
         yield server
 

@@ -12,7 +12,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.server import Server, run_cli, serving
+from tests.support.cli import import_model
+from tests.support.server import Server, serving
 
 
 def _send(server: Server, content: bytes) -> bytes:
@@ -243,7 +244,7 @@ def test_java_clients_may_ask_for_http_2(tiny: Server, method: str, path: str) -
 def test_a_model_whose_weights_have_moved_away(tiny_directory: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(tiny_directory, moved)
-    assert run_cli("import", "moved", str(moved), "--home", str(tmp_path / "home")).returncode == 0
+    import_model(tmp_path / "home", "moved", moved)
     with serving(tmp_path / "home") as server:
         moved.rename(tmp_path / "elsewhere")
         assert server.client.get("/api/tags").json()["models"][0]["name"] == "moved:latest"

@@ -19,6 +19,8 @@ from tests.support.server import Server, clean_environment, run_cli, serving, wa
 from tests.support.terminal import terminal
 from tests.worker.gguf_files import TinyLlama, write_gguf
 
+pytestmark = pytest.mark.xdist_group("hub")
+
 TOKEN = "hf_" + "x" * 8
 PROMPT = {"prompt": "The", "raw": True, "stream": False, "options": {"num_predict": 2}}
 

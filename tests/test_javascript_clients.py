@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.cli import import_model
 from tests.support.embedders import write_tiny_encoder
 from tests.support.parrot import write_parrot
-from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
+from tests.support.server import Server, clean_environment, serving, wait_until
 from tests.support.tiny import write_tiny_model
 from tests.worker.parse.tokenizers import FAMILIES
 
@@ -29,7 +30,10 @@ def _missing() -> str:
     return "" if (CLIENTS / "node_modules" / "ai").is_dir() else "`npm ci --prefix tests/clients`"
 
 
-pytestmark = pytest.mark.skipif(bool(MISSING := _missing()), reason=f"the JavaScript clients want {MISSING}")
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING := _missing()), reason=f"the JavaScript clients want {MISSING}"),
+    pytest.mark.xdist_group("javascript-clients"),
+]
 
 CALL = '{"name": "get_w", "arguments": {"n": 3}}'
 ANSWER = ("<think>", "h", "m", "</think>", "Sure", "<tool_call>", CALL, "</tool_call>")
@@ -51,8 +55,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> It
         "bert": write_tiny_encoder(folder / "bert", longest=20),
     }
     for name, directory in made.items():
-        imported = run_cli("import", name, str(directory), "--home", str(home))
-        assert imported.returncode == 0, imported.stderr
+        import_model(home, name, directory)
     with serving(home) as server:
         yield server
 

@@ -15,7 +15,8 @@ import pytest
 from mlx_ollama.logs import JsonFormatter, LineHandler, LogFile, PlainFormatter
 from mlx_ollama.records import sane_id
 from mlx_ollama.workerlog import WorkerLog
-from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
+from tests.support.cli import import_model
+from tests.support.server import Server, clean_environment, serving, wait_until
 
 JSON = {"MLX_API_LOG_FORMAT": "json"}
 
@@ -99,7 +100,7 @@ def test_what_workers_say_is_in_the_same_log(tiny_directory: Path, tmp_path: Pat
     for file in tiny_directory.iterdir():
         (broken / file.name).write_bytes(file.read_bytes())
     for name, directory in (("tiny", tiny_directory), ("broken", broken)):
-        assert run_cli("import", name, str(directory), "--home", str(tmp_path)).returncode == 0
+        import_model(tmp_path, name, directory)
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, "hidden_size": 63}))
     noisy = {**JSON, "MLX_API_LOG_LEVEL": "debug", "PYTHONFAULTHANDLER": "1"}

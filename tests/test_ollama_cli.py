@@ -16,7 +16,10 @@ OLLAMA = Path(__file__).parent / "clients" / "go" / "ollama"
 THOUGHT = "Thinking...\nhm\n...done thinking.\n\n"
 PROMPT = ">>> Send a message (/? for help)"
 
-pytestmark = pytest.mark.skipif(not OLLAMA.is_file(), reason="the genuine command wants Go: `make setup` installs it")
+pytestmark = [
+    pytest.mark.skipif(not OLLAMA.is_file(), reason="the genuine command wants Go: `make setup` installs it"),
+    pytest.mark.xdist_group("ollama-cli"),
+]
 
 
 @pytest.fixture(scope="module")

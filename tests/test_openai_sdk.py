@@ -10,10 +10,13 @@ import openai
 import pydantic
 import pytest
 
+from tests.support.cli import import_model
 from tests.support.embedders import write_tiny_encoder
 from tests.support.parrot import write_parrot
-from tests.support.server import Server, run_cli, serving
+from tests.support.server import Server, serving
 from tests.worker.parse.tokenizers import FAMILIES
+
+pytestmark = pytest.mark.xdist_group("openai-sdk")
 
 ANSWER = (
     "<think>",
@@ -49,8 +52,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> Path
         "bert": write_tiny_encoder(folder / "bert", longest=20),
     }
     for name, directory in made.items():
-        imported = run_cli("import", name, str(directory), "--home", str(home))
-        assert imported.returncode == 0, imported.stderr
+        import_model(home, name, directory)
     return home
 
 

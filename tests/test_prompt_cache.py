@@ -8,16 +8,15 @@ import pytest
 
 from tests.support.server import Server, run_cli, serving
 
+pytestmark = pytest.mark.xdist_group("prompt-cache")
+
 HEADER = "x-mlx-ollama-prompt-cache"
 LONG = "zuzu momo keti rara " * 30
 
 
 @pytest.fixture(scope="module")
-def talkative(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    home = tmp_path_factory.mktemp("talkative")
-    home.rmdir()
-    home.symlink_to(tiny_home)
-    with serving(home, env={"MLX_API_DEBUG": "1"}) as server:
+def talkative(tiny_home: Path) -> Iterator[Server]:
+    with serving(tiny_home, env={"MLX_API_DEBUG": "1"}) as server:
         yield server
 
 
@@ -71,18 +70,14 @@ def test_nobody_is_told_who_did_not_ask(tiny: Server) -> None:
     assert HEADER not in tiny.post("/api/generate", _body(LONG)).headers
 
 
-def test_nothing_is_remembered_without_a_budget(tiny_home: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.symlink_to(tiny_home)
-    with serving(home, env={"MLX_API_DEBUG": "1", "MLX_API_PROMPT_CACHE_BYTES": "0"}) as server:
+def test_nothing_is_remembered_without_a_budget(tiny_home: Path) -> None:
+    with serving(tiny_home, env={"MLX_API_DEBUG": "1", "MLX_API_PROMPT_CACHE_BYTES": "0"}) as server:
         told = [server.post("/api/generate", _body(LONG)).headers[HEADER] for _ in range(2)]
     assert told == ["reused=0"] * 2
 
 
-def test_a_chooser_that_there_is_not_is_an_error(tiny_home: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.symlink_to(tiny_home)
-    with serving(home, env={"MLX_API_PROMPT_CACHE_CHOOSER": "absent:Class"}) as server:
+def test_a_chooser_that_there_is_not_is_an_error(tiny_home: Path) -> None:
+    with serving(tiny_home, env={"MLX_API_PROMPT_CACHE_CHOOSER": "absent:Class"}) as server:
         refused = server.post("/api/generate", _body(LONG))
     assert refused.status_code == 500
     assert "MLX_API_PROMPT_CACHE_CHOOSER: absent:Class cannot be used" in refused.text

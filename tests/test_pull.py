@@ -19,6 +19,8 @@ from tests.support.registry import LocalRegistry
 from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
 from tests.worker.gguf_files import TinyLlama, write_gguf
 
+pytestmark = pytest.mark.xdist_group("pull")
+
 RECORDED_HOST = "127.0.0.1:5055"
 OF_A_MODEL = ("pull_ok", "pull_ok_again", "pull_ok_nostream", "show_pulled")
 """With a GGUF file that no engine could load; a complete tiny one stands in its place."""

@@ -11,11 +11,14 @@ import pydantic
 import pytest
 from backports import zstd
 
+from tests.support.cli import import_model
 from tests.support.parrot import write_parrot
-from tests.support.server import Server, run_cli, serving
+from tests.support.server import Server, serving
 from tests.test_thinking_and_tools import ANSWER, CALL, HI, RAW
 from tests.worker.parse.feeding import GET_W
 from tests.worker.parse.tokenizers import FAMILIES
+
+pytestmark = pytest.mark.xdist_group("responses-and-messages")
 
 ARGUMENTS = json.loads(CALL)["arguments"]
 SCHEMA = GET_W["function"]["parameters"]
@@ -34,8 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         home / "parrot", FAMILIES["qwen3"][0], ANSWER, ["<|im_start|>assistant\n", "<|assistant|>"]
     )
     for name, template in (("able", []), ("plain", ["--template", str(home / "nothing")])):
-        made = run_cli("import", name, str(directory), "--home", str(home), "--parameter", "temperature=0", *template)
-        assert made.returncode == 0, made.stderr
+        import_model(home, name, directory, "--parameter", "temperature=0", *template)
     with serving(home) as running:
         yield running
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server import Server, run_cli, serving, wait_until
+from tests.support.cli import import_model
+from tests.support.server import Server, serving, wait_until
 
 WARM = {"MLX_API_SPARE": "1"}
 ASK = {"model": "tiny", "prompt": "bada", "stream": False, "options": {"num_predict": 3}}
@@ -13,8 +14,7 @@ ASK = {"model": "tiny", "prompt": "bada", "stream": False, "options": {"num_pred
 @pytest.fixture
 def home(tiny_directory: Path, tmp_path: Path) -> Path:
     home = tmp_path / "home"
-    made = run_cli("import", "tiny", str(tiny_directory), "--home", str(home), "--parameter", "temperature=0")
-    assert made.returncode == 0, made.stderr
+    import_model(home, "tiny", tiny_directory, "--parameter", "temperature=0")
     return home
 
 

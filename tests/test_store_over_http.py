@@ -18,10 +18,12 @@ import pytest
 
 from mlx_ollama.models.names import ModelName
 from mlx_ollama.models.store import Store
-from tests.support.server import Server, run_cli, serving, wait_until
+from tests.support.cli import import_model
+from tests.support.server import Server, serving, wait_until
 from tests.worker.gguf_files import TinyLlama, write_gguf
 
 MIB = 1 << 20
+ASK = {"prompt": "bada", "raw": True, "stream": False, "options": {"num_predict": 4}}
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +73,12 @@ def test_safetensors_become_a_model_that_answers(server: Server, tiny_directory:
     shown = server.post("/api/show", {"model": "own"}).json()
     assert shown["details"]["format"] == "safetensors"
     assert shown["capabilities"] == ["completion"]
-    answer = server.post("/api/generate", {"model": "own", "prompt": "bada", "stream": False, "raw": True})
+    answer = server.post("/api/generate", {"model": "own", **ASK})
     assert answer.json()["eval_count"] > 0
     quantised = {"model": "small", "files": files, "quantize": "q8_0", "stream": False}
     assert server.post("/api/create", quantised).json() == {"status": "success"}
     assert server.post("/api/show", {"model": "small"}).json()["details"]["quantization_level"] == "Q8_0"
-    answer = server.post("/api/generate", {"model": "small", "prompt": "bada", "stream": False, "raw": True})
+    answer = server.post("/api/generate", {"model": "small", **ASK})
     assert answer.json()["eval_count"] > 0
 
 
@@ -112,7 +114,7 @@ def test_shared_blobs_survive_and_the_last_one_takes_them_along(server: Server, 
 
 
 def test_replacing_a_model_leaves_nothing_of_the_old_one(server: Server, tiny_directory: Path) -> None:
-    run_cli("import", "base", str(tiny_directory), "--home", str(server.home))
+    import_model(server.home, "base", tiny_directory)
     for system in ("one", "two", "three"):
         server.post("/api/create", {"model": "m", "from": "base", "system": system, "stream": False})
     assert _digest(b"three").replace(":", "-") in _blobs(server)
@@ -193,7 +195,7 @@ def _create_many(url: str, digest: str) -> None:
 
 def test_two_processes_create_at_once(tmp_path: Path, gguf: Path, tiny_directory: Path) -> None:
     home = tmp_path / "home"
-    run_cli("import", "base", str(tiny_directory), "--home", str(home))
+    import_model(home, "base", tiny_directory)
     with serving(home) as first, serving(home) as second:
         results: list[Any] = []
 
@@ -233,7 +235,7 @@ def test_two_processes_create_at_once(tmp_path: Path, gguf: Path, tiny_directory
 def test_a_full_disk(tmp_path: Path, tiny_directory: Path) -> None:
     """A limit on the size of files fails a write as a full disk does."""
     home = tmp_path / "home"
-    run_cli("import", "base", str(tiny_directory), "--home", str(home))
+    import_model(home, "base", tiny_directory)
     with serving(home) as server:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (64 * 1024, hard))
@@ -270,6 +272,6 @@ def test_a_model_whose_directory_was_removed_is_made_again(server: Server, gguf:
     server.post("/api/create", {"model": "own", "files": {"t.gguf": digest}, "stream": False})
     (made,) = [path for path in (server.home / "converted").iterdir() if path.is_dir()]
     subprocess.run(["rm", "-r", made], check=True)
-    answer = server.post("/api/generate", {"model": "own", "prompt": "The", "raw": True, "stream": False})
+    answer = server.post("/api/generate", {"model": "own", **ASK})
     assert answer.status_code == 200, answer.text
     assert made.is_dir()

@@ -10,10 +10,13 @@ import ollama
 import pytest
 
 from tests.gotemplate.test_prompt import TOOLTHINK
+from tests.support.cli import import_model
 from tests.support.parrot import write_parrot
-from tests.support.server import Server, run_cli, serving
+from tests.support.server import Server, serving
 from tests.worker.parse.feeding import GET_W
 from tests.worker.parse.tokenizers import FAMILIES
+
+pytestmark = pytest.mark.xdist_group("thinking-and-tools")
 
 CALL = '{"name": "get_w", "arguments": {"n": 3, "city": "Rome"}}'
 ANSWER = ("<think>", "h", "m", "</think>", "Sure", " ", "<tool_call>", CALL, "</tool_call>")
@@ -33,8 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     )
     for name, template in (("jinja", ""), ("go", "toolthink"), ("plain", "nothing"), ("deepseek-r1", "nothing")):
         options = ["--template", str(home / template)] if template else []
-        made = run_cli("import", name, str(directory), "--home", str(home), "--parameter", "temperature=0", *options)
-        assert made.returncode == 0, made.stderr
+        import_model(home, name, directory, "--parameter", "temperature=0", *options)
     with serving(home) as running:
         yield running
 
@@ -251,8 +253,7 @@ def test_thoughts_and_formats_that_do_not_end_are_cut_off(server: Server) -> Non
 )
 def test_filling_in_where_the_tokenizer_can(tmp_path: Path, tokens: tuple[str, ...], rendered: str | None) -> None:
     directory = write_parrot(tmp_path / "coder", FAMILIES["plain"][0], ["mid", "dle"], [tokens[-1], "a"], knows=tokens)
-    made = run_cli("import", "coder", str(directory), "--home", str(tmp_path), "--parameter", "temperature=0")
-    assert made.returncode == 0, made.stderr
+    import_model(tmp_path, "coder", directory, "--parameter", "temperature=0")
     with serving(tmp_path) as server:
         body = {"model": "coder", "prompt": "a", "suffix": "b", "stream": False}
         answer = server.post("/api/generate", body)

@@ -14,7 +14,10 @@ import pytest
 
 from mlx_ollama.models.store import Store
 from mlx_ollama.settings import SettingsError, load
-from tests.support.server import Server, run_cli, serving, wait_until
+from tests.support.cli import import_model
+from tests.support.server import Server, serving, wait_until
+
+pytestmark = pytest.mark.xdist_group("upstream")
 
 WORDS = {"model": "tiny", "prompt": "bada", "options": {"num_predict": 20}}
 TURNS = [{"role": "user", "content": "bada"}]
@@ -68,7 +71,7 @@ def test_a_model_that_cannot_be_loaded_here(tiny: Server, tiny_directory: Path, 
     broken = tmp_path / "broken"
     shutil.copytree(tiny_directory, broken)
     home = tmp_path / "home"
-    assert run_cli("import", "tiny", str(broken), "--home", str(home)).returncode == 0
+    import_model(home, "tiny", broken)
     (broken / "model.safetensors").write_bytes(b"not weights")
     assert Store(home / "models").models()
     with serving(home, env={"MLX_API_UPSTREAM": tiny.url}) as server:
@@ -79,7 +82,7 @@ def test_a_model_that_cannot_be_loaded_here(tiny: Server, tiny_directory: Path, 
 
 def test_who_finds_no_room_here_goes_there(tiny: Server, tiny_directory: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    assert run_cli("import", "tiny", str(tiny_directory), "--home", str(home)).returncode == 0
+    import_model(home, "tiny", tiny_directory)
     limits = {"MLX_API_PROFILE": "guarded", "MLX_API_MAX_CONCURRENT": "1", "MLX_API_UPSTREAM": tiny.url}
     with serving(home, env=limits) as server:
         long = {**WORDS, "options": {"num_predict": 100_000, "num_ctx": 8192}}
@@ -132,7 +135,7 @@ def test_two_servers_that_point_at_each_other(tmp_path: Path) -> None:
 
 def test_an_upstream_that_goes_away(tmp_path: Path, tiny_directory: Path) -> None:
     home = tmp_path / "home"
-    assert run_cli("import", "tiny", str(tiny_directory), "--home", str(home)).returncode == 0
+    import_model(home, "tiny", tiny_directory)
     with serving(home) as back, serving(tmp_path / "front", env={"MLX_API_UPSTREAM": back.url}) as front:
         assert front.post("/api/generate", {"model": "tiny"}).status_code == 200
         body = {**WORDS, "options": {"num_predict": 100_000, "num_ctx": 8192}}

@@ -11,6 +11,7 @@ from mlx_ollama.models.directory import ModelDirectory, NotAModel
 from mlx_ollama.models.embedder import Embedder
 from mlx_ollama.protocol import Frame, Ready
 from mlx_ollama.worker.device import Device, limit_wired_memory
+from mlx_ollama.worker.importing import import_mlx_lm
 
 if TYPE_CHECKING:
     from mlx_ollama.worker.embed import EmbedEngine
@@ -29,6 +30,7 @@ class PromptCache:
 
 def warm() -> None:
     """Import what models that generate text need, which takes a second."""
+    import_mlx_lm()
     import_module("mlx_ollama.worker.engine")
     import_module("mlx_ollama.worker.load")
 
@@ -51,6 +53,7 @@ def _build_generator(
     directory: Path, device: Device, send: Send, prefill_slice: float, prompt_cache: PromptCache
 ) -> "tuple[Ready, Engine]":
     # Each kind of worker imports only what it needs: mlx-lm and, behind it, transformers take a second.
+    import_mlx_lm()
     from mlx_ollama.worker.batch import make_batch  # noqa: PLC0415 - see above
     from mlx_ollama.worker.engine import Engine  # noqa: PLC0415 - see above
     from mlx_ollama.worker.load import load  # noqa: PLC0415 - see above

@@ -14,6 +14,7 @@ from mlx_ollama.models.making import FLOATS, QUANTIZED_BITS
 from mlx_ollama.worker.blas import preload_openblas
 from mlx_ollama.worker.convert import partial_directory
 from mlx_ollama.worker.gguf_file import ConversionError
+from mlx_ollama.worker.importing import import_mlx_lm
 from mlx_ollama.worker.reports import Report, reporting
 
 GROUP_SIZE = 32
@@ -25,7 +26,8 @@ def quantize(source: Path, destination: Path, form: str, report: Report) -> None
     Raises ConversionError for what the user must know, and OSError when the disk fails.
     """
     preload_openblas()
-    # Only now: the lines above must come before the first import of mlx.
+    # Only now: OpenBLAS must come before the first import of mlx.
+    import_mlx_lm()
     from mlx_lm.utils import load_model, quantize_model, save_config, save_model  # noqa: PLC0415 - see above
 
     total = sum(file.stat().st_size for file in source.glob("model*.safetensors"))

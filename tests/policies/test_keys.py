@@ -12,6 +12,8 @@ import pytest
 from mlx_ollama.settings import SettingsError, describe, load
 from tests.support.server import Server, run_cli, serving, wait_until
 
+pytestmark = pytest.mark.xdist_group("keys")
+
 KEY = "sesame-0123456789"
 CHAT = {
     "model": "tiny",

@@ -20,6 +20,7 @@ from mlx_ollama.policies.plugins import OwnPolicy, with_own
 from mlx_ollama.policy import Policy
 from mlx_ollama.settings import Settings, SettingsError, describe, load
 from mlx_ollama.testing import check_policy
+from tests.support.cli import import_model
 from tests.support.server import run_cli, serving
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -60,7 +61,7 @@ def test_a_policy_of_the_file_is_in_force(
     tmp_path: Path, tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
-    assert run_cli("import", "tiny", str(tiny_directory), "--home", str(home)).returncode == 0
+    import_model(home, "tiny", tiny_directory)
     shutil.copy(EXAMPLES / "long_talks.py", home)
     (home / "config.toml").write_text(IN_FILE)
     with serving(home) as server:

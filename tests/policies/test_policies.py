@@ -110,7 +110,9 @@ def test_every_error_has_a_status() -> None:
     def descendants(kind: type[errors.MlxOllamaError]) -> list[type[errors.MlxOllamaError]]:
         return [kind, *(leaf for child in kind.__subclasses__() for leaf in descendants(child))]
 
-    for kind in descendants(errors.MlxOllamaError)[1:]:
+    # What a command says of a server is never an answer of one.
+    answers = (kind for kind in descendants(errors.MlxOllamaError)[1:] if "console" not in kind.__module__)
+    for kind in answers:
         assert any(base in STATUS for base in kind.__mro__), kind
 
 

@@ -70,13 +70,14 @@ def test_the_contexts_are_the_recorded_ones(demo: Server) -> None:
 
 def test_raw_system_template_and_names(demo: Server) -> None:
     def ask(**fields: Any) -> Any:
-        return demo.post("/api/generate", {"model": MODEL, "stream": False, **fields}).json()
+        body = {"model": MODEL, "stream": False, "options": {"num_predict": 6}, **fields}
+        return demo.post("/api/generate", body).json()
 
-    raw = ask(prompt="The capital of France is", raw=True, options={"num_predict": 6})
+    raw = ask(prompt="The capital of France is", raw=True)
     assert raw["response"].startswith(" Paris."), "the leading space is a part of the text"
     assert "context" not in raw
     assert ask(prompt=QUESTION, system="You answer in one word.")["prompt_eval_count"] == 27
-    templated = ask(prompt=QUESTION, template="{{ .System }} Q: {{ .Prompt }} A:", options={"num_predict": 6})
+    templated = ask(prompt=QUESTION, template="{{ .System }} Q: {{ .Prompt }} A:")
     assert templated["prompt_eval_count"] == 11
     for name in ("SmolLM2:135M", "library/smollm2:135m", "registry.ollama.ai/library/smollm2:135m"):
         assert ask(model=name, prompt=QUESTION)["model"] == name

@@ -6,8 +6,9 @@ import numpy as np
 import ollama
 import pytest
 
+from tests.support.cli import import_model
 from tests.support.embedders import minilm_directory
-from tests.support.server import run_cli, serving
+from tests.support.server import serving
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("minilm")]
 
@@ -23,8 +24,7 @@ PUBLISHED_WEATHER = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.14
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ollama.Client]:
     home = tmp_path_factory.mktemp("minilm")
-    made = run_cli("import", "all-minilm", str(minilm_directory()), "--home", str(home))
-    assert made.returncode == 0, made.stderr
+    import_model(home, "all-minilm", minilm_directory())
     with serving(home) as server:
         client = ollama.Client(host=server.url, trust_env=False)
         yield client

@@ -19,9 +19,10 @@ from mlx_ollama.memory.gauge import Reading
 from mlx_ollama.memory.guard import Thresholds
 from mlx_ollama.status.health import code_of, health, status_of, warnings_of
 from mlx_ollama.status.vitals import CachedModel, Vitals
+from tests.support.cli import import_model
 from tests.support.embedders import write_tiny_encoder
 from tests.support.gateway import Dial, running
-from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
+from tests.support.server import Server, clean_environment, serving, wait_until
 
 FIELDS = {
     *("status", "service", "version", "active_requests", "max_concurrent", "active_model_requests", "memory"),
@@ -173,7 +174,7 @@ asyncio.run(main())
 
 def test_a_server_without_psutil_works_and_says_that_the_guard_is_off(tmp_path: Path) -> None:
     encoder = write_tiny_encoder(tmp_path / "encoder")
-    assert run_cli("import", "encoder", str(encoder), "--home", str(tmp_path / "home")).returncode == 0
+    import_model(tmp_path / "home", "encoder", encoder)
     command = [sys.executable, "-c", WITHOUT_PSUTIL, str(tmp_path / "home")]
     printed = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, check=True)
     status, told = printed.stdout.split(" ", 1)

@@ -15,6 +15,8 @@ from mlx_ollama.types import Usage
 from tests.support.gateway import Dial, running
 from tests.support.server import Fatal, Server, serving
 
+pytestmark = pytest.mark.xdist_group("metrics")
+
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
 

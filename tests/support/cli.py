@@ -2,12 +2,21 @@
 
 import io
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from mlx_ollama.cli import main
+
+
+def import_model(home: Path, name: str, directory: Path, *options: str) -> None:
+    """`mlx-ollama import`: from now on the model in `directory` is called `name` in this home."""
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        status = main(["import", name, str(directory), "--home", str(home), *options])
+    assert status == 0, said.getvalue()
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,21 @@
 
 import hashlib
 import json
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.support.loopback import Loopback
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".gguf")
 
 
-class LocalHub:
+class LocalHub(Loopback):
     """Serves `repositories`, files by name; where `token` is set, to those who show it.
 
     `statuses` answers paths with errors, one after the other, the last one for ever; 0 is none. The first downloads of
@@ -27,10 +27,8 @@ class LocalHub:
     """
 
     def __init__(self) -> None:
-        self.over = threading.Event()
+        super().__init__()
         self.begin_anew({})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
 
     def begin_anew(self, repositories: Mapping[str, Mapping[str, bytes]]) -> None:
         """Repositories, and no faults."""
@@ -48,10 +46,6 @@ class LocalHub:
         self.ranges: list[str] = []
         self.shown_tokens: dict[str, str] = {}
 
-    @property
-    def port(self) -> int:
-        return self._server.server_port
-
     def environment(self, folder: Path) -> dict[str, str]:
         """What makes a process use this hub, with a cache in `folder`."""
         return {
@@ -61,18 +55,6 @@ class LocalHub:
             "NO_PROXY": "127.0.0.1,localhost",
             "MLX_API_REGISTRY": f"http://127.0.0.1:{self.port}",
         }
-
-    @contextmanager
-    def serving(self) -> Iterator["LocalHub"]:
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self.over.set()
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
 
     def downloads(self, repository: str) -> int:
         """How often large files of it were asked for."""

@@ -2,20 +2,18 @@
 
 import hashlib
 import json
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from mlx_ollama.models.config import config_of
 from mlx_ollama.models.manifest import CONFIG_TYPE, MODEL_TYPE, TEMPLATE_TYPE, Layer, Manifest, to_file
+from tests.support.loopback import Loopback
 
 TEMPLATE = b"{{ .Prompt }}"
 
 
-class LocalRegistry:
+class LocalRegistry(Loopback):
     """Serves one model, `ns/m`; `ns/none`, `ns/err`, `ns/badjson`, `ns/unauth` fail in the ways of the recordings.
 
     `breaks` are byte counts after which the first downloads of a blob break off, or stop there for good if `stalls`;
@@ -24,6 +22,7 @@ class LocalRegistry:
     """
 
     def __init__(self, gguf: bytes) -> None:
+        super().__init__()
         self.blobs: dict[str, bytes] = {}
         self.breaks: list[int] = []
         self.ranges: list[str] = []
@@ -31,29 +30,14 @@ class LocalRegistry:
         self.statuses: list[int] = []
         self.stalls = self.redirects = False
         self.resumes = True
-        self.over = threading.Event()
         config = to_file(config_of("gguf", "llama", ["llama"], "1", "F16"))
         self.manifest = Manifest(
             self._layer(CONFIG_TYPE, config), (self._layer(MODEL_TYPE, gguf), self._layer(TEMPLATE_TYPE, TEMPLATE))
         )
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
 
     @property
     def host(self) -> str:
-        return f"127.0.0.1:{self._server.server_port}"
-
-    @contextmanager
-    def serving(self) -> Iterator["LocalRegistry"]:
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self.over.set()
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
+        return f"127.0.0.1:{self.port}"
 
     def _layer(self, media_type: str, content: bytes) -> Layer:
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
@@ -74,7 +58,7 @@ class LocalRegistry:
                 if registry.statuses:
                     return self._answer(registry.statuses.pop(0), b"boom")
                 if registry.redirects:
-                    return self._redirect(f"http://localhost:{registry._server.server_port}/cdn/{reference}")
+                    return self._redirect(f"http://localhost:{registry.port}/cdn/{reference}")
                 return self._blob(reference)
 
             def _redirect(self, place: str) -> None:
