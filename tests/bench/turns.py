@@ -8,6 +8,7 @@ from tests.bench.jobs import Chat, Contender
 from tests.bench.subjects import Subject
 
 FIRST_TOKENS = 2000
+SECOND_TOKENS = 24
 ANSWER_TOKENS = 32
 SECOND_TO_FIRST = Target(0.1)
 BESIDE_THEIRS = Target(1.0)
@@ -37,7 +38,7 @@ def _turns(rival: Contender, subject: Subject, round_: int) -> tuple[float, floa
     """A question, its answer, and another question."""
     opening = {"role": "user", "content": subject.prompt(("turns", round_), FIRST_TOKENS)}
     (first,) = rival.chat([Chat([opening], ANSWER_TOKENS)])
-    (question,) = subject.prompts(("second", round_), 1)
+    question = subject.prompt(("second", round_), SECOND_TOKENS)
     reply = {"role": "assistant", "content": first.text}
     (second,) = rival.chat([Chat([opening, reply, {"role": "user", "content": question}], ANSWER_TOKENS)])
     return first.first, second.first

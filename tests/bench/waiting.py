@@ -10,7 +10,8 @@ from tests.bench.jobs import Chat
 from tests.bench.subjects import Subject
 
 LONG_TOKENS = 4000
-SHORT_CHATS = 20
+SHORT_CHATS = 16
+SHORT_TOKENS = 24
 ANSWER_TOKENS = 8
 PERCENTILES = (50, 95)
 MOST = Target(0.25)
@@ -37,8 +38,8 @@ def _chats(subject: Subject, round_: int, seconds: float) -> list[Chat]:
     """The long one, and short ones that arrive while it is read."""
     generator = random.Random(round_)
     moments = sorted(generator.uniform(0.05, 0.9) * seconds for _ in range(SHORT_CHATS))
-    shorts = zip(subject.prompts(("short", round_), SHORT_CHATS), moments, strict=True)
-    return [_chat(subject.prompt(("long", round_), LONG_TOKENS)), *[_chat(text, at) for text, at in shorts]]
+    shorts = [_chat(subject.prompt((round_, at), SHORT_TOKENS), at) for at in moments]
+    return [_chat(subject.prompt(("long", round_), LONG_TOKENS)), *shorts]
 
 
 def _chat(text: str, at: float = 0.0) -> Chat:
