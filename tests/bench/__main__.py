@@ -41,7 +41,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--sections", nargs="+", default=["rates", *SECTIONS], choices=["rates", *SECTIONS])
     of_rates = parser.add_argument_group("rates")
     of_rates.add_argument("--models", nargs="+", default=list(MAKERS), choices=list(MAKERS))
-    of_rates.add_argument("--sampling", nargs="+", default=list(rates.SAMPLINGS), choices=rates.SAMPLINGS)
+    of_rates.add_argument("--sampling", nargs="+", default=[], choices=rates.SAMPLINGS)
     of_rates.add_argument("--streams", nargs="+", type=int, default=list(rates.STREAMS))
     return parser.parse_args()
 

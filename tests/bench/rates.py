@@ -13,17 +13,24 @@ from tests.bench.subjects import Subject, Subjects
 
 STREAMS = (1, 4, 8, 16, 32)
 SAMPLINGS = ("greedy", "default", "schema")
+USUAL = {"two-layer": SAMPLINGS}
+"""What is measured if nothing is asked for. The smaller a model, the more of its time is the sampler's and ours."""
+
 HELD = ("schema", "free")
 OUTSIDE = Target(5.0)
+ROUNDS_INSIDE = 3
+"""A share of one thread's own time hardly scatters."""
+
 Rates: TypeAlias = dict[tuple[str, int, str], list[float]]
 """Tokens per second of every round, by sampling, streams and contender."""
 
 
 def measure(
-    subjects: Subjects, rounds: int, models: Sequence[str], samplings: Sequence[str], streams: Sequence[int]
+    subjects: Subjects, rounds: int, models: Sequence[str], wanted: Sequence[str], streams: Sequence[int]
 ) -> None:
+    """`wanted` are samplings; none are those that say most about each model."""
     for model in models:
-        subject = subjects[model]
+        subject, samplings = subjects[model], wanted or USUAL.get(model, SAMPLINGS[:1])
         rates: Rates = defaultdict(list)
         for round_ in range(rounds):
             _run_round(subject, round_, samplings, streams, rates)
@@ -32,7 +39,7 @@ def measure(
                 _print(f"{model}, greedy: held to a schema, and free", "schema", streams, rates, HELD)
             else:
                 _print(f"{model}, {sampling} sampling", sampling, streams, rates, NAMES)
-        _print_inside(model, subject, rounds, streams)
+        _print_inside(model, subject, min(rounds, ROUNDS_INSIDE), streams)
         if {"greedy", "default"} <= set(samplings):
             _print_default_beside_greedy(model, streams, rates)
 
