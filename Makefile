@@ -15,7 +15,7 @@ help:
 	@echo "make test    set up and run all tests"
 	@echo "make check   format, lint, types and tests"
 	@echo "make outcomes   bring about every fault, and write the table of what comes of them"
-	@echo "make bench   tokens per second beside mlx_lm.server and the bare batch loop"
+	@echo "make bench   speed beside mlx_lm.server and the bare batch loop; BENCH='--rounds 1 --sections turns' for a part"
 
 .venv/.ready: pyproject.toml
 	@test -n "$(FITTING)" || { \
@@ -83,7 +83,7 @@ types: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(BENCH)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache dist

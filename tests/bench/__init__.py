@@ -1,1 +1,1 @@
-"""`make bench`: tokens per second through this server, beside `mlx_lm.server` and the bare `BatchGenerator` loop."""
+"""`make bench`: rates, waiting times and the gateway's own figures, beside `mlx_lm.server` and the bare loop."""

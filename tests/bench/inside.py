@@ -11,30 +11,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlx_ollama.protocol import Prompt, Sampling, Submit
 from mlx_ollama.worker.blas import preload_openblas
 from mlx_ollama.worker.inbox import SocketOutbox
+from tests.support.greedy import GREEDY
 
 if TYPE_CHECKING:
     from mlx_ollama.worker.batch import Batch, Joining, Left, Sampled
     from mlx_ollama.worker.engine import Engine
 
 READER = "import socket, sys; end = socket.socket(fileno=int(sys.argv[1]))\nwhile end.recv(1 << 18): pass"
-GREEDY: dict[str, Any] = {
-    "seed": 0,
-    "temperature": 0.0,
-    "top_k": 40,
-    "top_p": 0.9,
-    "min_p": 0.0,
-    "typical_p": 1.0,
-    "repeat_last_n": 64,
-    "repeat_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "stop": (),
-}
 
 
 @dataclass
@@ -93,7 +81,7 @@ def main() -> None:
 
 def _share(engine: "Engine", timed: Timed, prompts: Sequence[str], tokens: int) -> float:
     """The part of the time of decoding that is spent outside the batch's steps; reading the prompts is not in it."""
-    sampling = Sampling(**GREEDY, limit=tokens)
+    sampling = Sampling(**{**GREEDY, "limit": tokens})
     engine.turn(
         Submit(at, Prompt(style="raw", context=4096, keep=0, shift=True, text=text), sampling, want_context=False)
         for at, text in enumerate(prompts)

@@ -30,21 +30,8 @@ from mlx_ollama.worker.groups import Groups
 from mlx_ollama.worker.load import load
 from mlx_ollama.worker.sampling import Choice, Sampler
 from mlx_ollama.worker.tokenizer import Tokenizer
+from tests.support.greedy import GREEDY
 
-GREEDY: dict[str, Any] = {
-    "seed": 0,
-    "temperature": 0.0,
-    "top_k": 40,
-    "top_p": 0.9,
-    "min_p": 0.0,
-    "typical_p": 1.0,
-    "repeat_last_n": 64,
-    "repeat_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "stop": (),
-    "limit": 24,
-}
 PROMPTS = ["bada", "zuzu zize momo", "keti " * 40, "ra", "foo bar baz " * 9, "lele", "vi ni vi di", "so do so " * 25]
 
 

@@ -14,9 +14,10 @@ from mlx_ollama.worker import prefixes as prefixes_module
 from mlx_ollama.worker.kv import new_cache, read, size_of
 from mlx_ollama.worker.prefix_choice import LeastRecentlyUsed, Remembered, chooser
 from mlx_ollama.worker.prefixes import Prefixes
+from tests.support.greedy import GREEDY
 from tests.support.kinds import KINDS, WINDOW, write_kind
 from tests.support.tiny import write_tiny_model
-from tests.worker.test_engine import GREEDY, Machine, submit
+from tests.worker.test_engine import Machine, submit
 
 MEBIBYTE = 1 << 20
 SYSTEM = Message("system", "zuzu momo keti rara " * 12)

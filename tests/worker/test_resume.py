@@ -8,10 +8,11 @@ import pytest
 
 from mlx_ollama.protocol import Finished, Prompt, Sampling, Step, Submit
 from mlx_ollama.types import Delta, Message
+from tests.support.greedy import GREEDY
 from tests.support.parrot import write_parrot
 from tests.worker.parse.feeding import GET_W
 from tests.worker.parse.tokenizers import FAMILIES
-from tests.worker.test_engine import GREEDY, Machine, submit
+from tests.worker.test_engine import Machine, submit
 
 SEEDED: dict[str, Any] = {"temperature": 1.1, "top_k": 60, "top_p": 0.95, "min_p": 0.01, "seed": 11}
 PENALISED: dict[str, Any] = {

@@ -8,7 +8,7 @@ import pytest
 
 from mlx_ollama.protocol import Sampling
 from mlx_ollama.worker.sampling import Choice, _likeliest, make_processors, make_sampler, sample
-from tests.worker.test_engine import GREEDY
+from tests.support.greedy import GREEDY
 
 PROBABILITIES = [0.4, 0.3, 0.15, 0.1, 0.05]
 LOGPROBS = mx.log(mx.array([PROBABILITIES]))
