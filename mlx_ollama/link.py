@@ -19,11 +19,10 @@ from mlx_ollama.errors import (
     LoadFailed,
     MlxOllamaError,
     OutOfMemory,
-    PromptTooLong,
-    TemplateFailed,
     WorkerDied,
 )
 from mlx_ollama.framing import Decoder, ProtocolError, encode
+from mlx_ollama.last_words import NEXT, error_of, obituary
 from mlx_ollama.mailbox import Mailbox
 from mlx_ollama.protocol import (
     Cancel,
@@ -64,8 +63,6 @@ LAST_WORDS_SECONDS = 1.0
 RELEASE_SECONDS = 1.0
 """How long a worker may take to give memory back. One that is in the middle of a prompt does it after its slice."""
 
-_NEXT = "the next request starts a new one"
-
 Verdict = Callable[[int | None, str], MlxOllamaError]
 """From a process' exit status, and how people are told of it, to what its end means for those who wait."""
 
@@ -82,7 +79,7 @@ class WorkerLink(asyncio.Protocol):
         self._is_excused = False
         self._log = log
         self._verdict = verdict
-        self._releases: deque[asyncio.Future[int]] = deque()
+        self._releases: deque[asyncio.Future[Released]] = deque()
         self.died = asyncio.Event()
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
@@ -221,14 +218,17 @@ class WorkerLink(asyncio.Protocol):
                 if isinstance(event, Vectors):
                     yield event
 
-    async def release(self, share: Spare) -> int:
-        """Have the worker give back memory that it does not need now; bytes, 0 from one that is busy or gone."""
-        freed = asyncio.get_running_loop().create_future()
+    async def release(self, share: Spare | None) -> Released | None:
+        """Have the worker give back memory that it does not need now; None from one that is busy or gone.
+
+        With `share` None it keeps everything and only tells what it could give back.
+        """
+        released: asyncio.Future[Released] = asyncio.get_running_loop().create_future()
         with suppress(WorkerDied, OutOfMemory, TimeoutError):
             self._send(Release(share))
-            self._releases.append(freed)
-            return int(await asyncio.wait_for(freed, RELEASE_SECONDS))
-        return 0
+            self._releases.append(released)
+            return await asyncio.wait_for(released, RELEASE_SECONDS)
+        return None
 
     def fail(self, error: Exception) -> None:
         """Give every request up with `error`; the worker hears of it as cancellations."""
@@ -321,7 +321,7 @@ class WorkerLink(asyncio.Protocol):
                 usage = Usage(frame.prompt_tokens, frame.prompt_ns, frame.eval_tokens, frame.eval_ns)
                 self._deliver(frame.id, Done(frame.reason, usage, frame.context))
             case Failed():
-                self._deliver(frame.id, _as_error(frame))
+                self._deliver(frame.id, error_of(frame))
             case Embedded():
                 self._deliver(frame.id, Vectors(frame.vectors, frame.tokens, frame.left))
             case RenderedPrompt():
@@ -332,16 +332,16 @@ class WorkerLink(asyncio.Protocol):
                 self._is_excused = True
                 self._ready.set_exception((OutOfMemory if frame.kind == "memory" else LoadFailed)(frame.reason))
             case Released() if self._releases:
-                self._released(self._releases.popleft(), frame.freed)
+                self._released(self._releases.popleft(), frame)
             case Pong():
                 pass
             case _:
                 logger.error("worker %d sent an unexpected %s", self.process.pid, type(frame).__name__)
 
-    def _released(self, waiting: "asyncio.Future[int]", freed: int) -> None:
+    def _released(self, waiting: "asyncio.Future[Released]", frame: Released) -> None:
         """Whoever asked may have had no patience; the answer was theirs all the same."""
         if not waiting.done():
-            waiting.set_result(freed)
+            waiting.set_result(frame)
 
     def _deliver(self, request: int, event: Event | Recalled | Vectors | Exception) -> None:
         mailbox = self._mailboxes.get(request)
@@ -368,30 +368,5 @@ class WorkerLink(asyncio.Protocol):
 
     def _end(self, status: int | None) -> MlxOllamaError:
         if self._is_deaf:
-            return WorkerDied(f"the model worker has not answered for {self._care.patience:g} s and was ended; {_NEXT}")
-        return self._verdict(status, _obituary(status))
-
-
-def _as_error(frame: Failed) -> Exception:
-    match frame.kind:
-        case "too_long":
-            return PromptTooLong()
-        case "template":
-            return TemplateFailed(frame.reason)
-        case "invalid":
-            return InvalidRequest(frame.reason)
-        case "memory":
-            return OutOfMemory(f"memory ran out under this request: {frame.reason}")
-        case _:
-            return GenerationFailed(frame.reason)
-
-
-def _obituary(status: int | None) -> str:
-    """How a worker ended, for the caller; the log has the rest."""
-    if status is None:
-        return "the model worker is gone"
-    if status < 0:
-        name = next((known.name for known in signal.Signals if known == -status), f"signal {-status}")
-        hint = ", perhaps for want of memory" if name in ("SIGKILL", "SIGABRT") else ""
-        return f"the model worker has unexpectedly stopped ({name}{hint}); {_NEXT}"
-    return f"the model worker has unexpectedly stopped (exit status {status}); {_NEXT}"
+            return WorkerDied(f"the model worker has not answered for {self._care.patience:g} s and was ended; {NEXT}")
+        return self._verdict(status, obituary(status))

@@ -95,6 +95,25 @@ class Pool:
             resident.keep_alive = 0
             self._residents.settle(resident, "request")
 
+    def replace(self, resident: Resident) -> bool:
+        """Have a fresh worker take the place of an idle one; False if it is not idle, or not here, any more.
+
+        The model goes on being loaded: whoever asks for it meanwhile waits, and its keep-alive is what it was. The old
+        weights go before the new ones come.
+        """
+        old = resident.link
+        is_idle = resident.is_idle and self._residents.is_here(resident)
+        if self._refusal is not None or old is None or not (is_idle and old.alive):
+            return False
+        self._residents.forget(resident)
+        self._residents.stop(resident, old)
+        self.tally.replaced += 1
+        fresh = resident.fresh()
+        # Its clock is set once it is loaded; if that fails, it is not here any more.
+        loading = self._begin(fresh, Demand(resident.context_length))
+        loading.add_done_callback(lambda _: self._residents.settle(fresh, "keep_alive"))
+        return True
+
     def residents(self) -> list[Resident]:
         """Everything that is loaded, the latest to expire first (wire-spec 5.4)."""
         return self._residents.loaded()
@@ -139,11 +158,15 @@ class Pool:
             self._mourn(found)
         self._recovery.admit(model.weights_digest, model.name.display)
         resident = Resident(model, self._keep_alive, is_restart=self._recovery.is_restart(model.weights_digest))
-        self._residents.add(resident)
-        resident.loading = asyncio.create_task(self._load(resident, demand))
-        # If every caller has left, nobody is told of a failure; it is logged all the same.
-        resident.loading.add_done_callback(lambda load: load.cancelled() or load.exception())
+        self._begin(resident, demand)
         return resident
+
+    def _begin(self, resident: Resident, demand: Demand | None) -> "asyncio.Task[Ready]":
+        self._residents.add(resident)
+        loading = resident.loading = asyncio.create_task(self._load(resident, demand))
+        # If every caller has left, nobody is told of a failure; it is logged all the same.
+        loading.add_done_callback(lambda load: load.cancelled() or load.exception())
+        return loading
 
     async def _load(self, resident: Resident, demand: Demand | None) -> Ready:
         try:
@@ -190,7 +213,8 @@ class Pool:
         resident.promised = 0
         resident.token_bytes = self._estimator.token_bytes(resident.model)
         resident.load_seconds = seconds
-        resident.last_used = gotime.now()
+        if resident.user_count:
+            resident.last_used = gotime.now()
         self.tally.loads += 1
         self.tally.load_seconds += seconds
 

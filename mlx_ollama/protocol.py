@@ -125,16 +125,17 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Release:
-    """Gateway to worker: memory is short, give back what nobody uses. Answered by `Released`, in order."""
+    """Gateway to worker: give back what nobody uses, None of it if that is only to be told. Answered by `Released`."""
 
-    share: Spare
+    share: Spare | None
 
 
 @dataclass(frozen=True)
 class Released:
-    """Worker to gateway: so many bytes were given back."""
+    """Worker to gateway: so many bytes were given back, and so many are left that could be."""
 
     freed: int
+    left: int
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ class Residents:
     async def give_back(self, share: Spare) -> int:
         """Ask every worker for its spare bytes; how many came back."""
         links = [resident.link for resident in self.loaded() if resident.link is not None]
-        return sum(await asyncio.gather(*(link.release(share) for link in links)))
+        answers = await asyncio.gather(*(link.release(share) for link in links))
+        return sum(answer.freed for answer in answers if answer is not None)
 
     def dispensable(self) -> Sequence[str]:
         """Idle models in the chooser's order. It sees facts and answers with an order: what it cannot do is unload."""

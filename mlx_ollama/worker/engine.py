@@ -161,7 +161,7 @@ class Engine:
             case Cancel():
                 self._cancel(frame.id, out)
             case Release():
-                out.append(release(frame, self._prefixes.release))
+                out.append(release(frame, self._prefixes))
             case Embed():
                 out.append(Failed(frame.id, "failed", "this model generates text, it has no embeddings"))
             case _:

@@ -39,6 +39,10 @@ class Harm:
         with suppress(ConnectionRefusedError):
             self._order(pid, "feed")
 
+    def leak(self, pid: int, mebibytes: int) -> None:
+        """Take memory and never use it."""
+        self._order(pid, f"leak {mebibytes}")
+
     def shift(self, pid: int, seconds: float) -> None:
         """Set its wall clock forward, or back."""
         self._order(pid, f"shift {seconds}")

@@ -45,6 +45,12 @@ def _feed(how: str) -> None:
     _hoard.clear()
 
 
+def _leak(mebibytes: str) -> None:
+    """Hold memory that nobody uses, as libraries do that forget to free it."""
+    # No byte is nothing, or the system would not give a page for it before somebody writes there.
+    _hoard.append(b"x" * (int(mebibytes) << 20))
+
+
 def _shift(seconds: str) -> None:
     """Set the wall clock of this process, by so much; the monotonic clock is nobody's to set."""
     by = float(seconds)
@@ -53,7 +59,7 @@ def _shift(seconds: str) -> None:
     setattr(time, "time_ns", lambda: wall_ns() + int(by * 1e9))  # noqa: B010 - see above
 
 
-_DEEDS = {"exit": _exit, "say": _say, "starve": _starve, "feed": _feed, "shift": _shift}
+_DEEDS = {"exit": _exit, "say": _say, "starve": _starve, "feed": _feed, "leak": _leak, "shift": _shift}
 
 
 def _socket() -> int:
