@@ -172,7 +172,7 @@ def _warm(settings: Settings, guard: MemoryGuard) -> WarmWorker:
             verdict=guard.verdict,
         )
 
-    return WarmWorker(start, wanted=settings.spare)
+    return WarmWorker(start, lambda: settings.spare and not guard.is_short)
 
 
 def _pool(settings: Settings, guard: MemoryGuard, warm: WarmWorker) -> Pool:
@@ -192,6 +192,7 @@ def _pool(settings: Settings, guard: MemoryGuard, warm: WarmWorker) -> Pool:
         guard=guard,
         estimator=Estimator(settings.device),
         eviction=chooser(settings.eviction, settings.home),
+        spare=warm,
         recovery=Recovery(
             Backoff(settings.worker_backoff, settings.worker_backoff_most),
             lambda: CircuitBreaker(settings.worker_breaker, settings.worker_breaker_open),

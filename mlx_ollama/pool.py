@@ -17,7 +17,7 @@ from mlx_ollama.policies.eviction import Eviction
 from mlx_ollama.protocol import Ready
 from mlx_ollama.recovery import Recovery
 from mlx_ollama.resident import Lease, Resident, Tally
-from mlx_ollama.residents import Residents
+from mlx_ollama.residents import Residents, SpareWorker
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ class Pool:
 
     `prepare` sees to it that a model's directory is there, `start` makes a worker for it. `keep_alive` (seconds) counts
     where no request has said otherwise; `load_timeout` is in seconds. `guard` is asked for room, `eviction` for the
-    order in which idle models make it. `recovery` says when what has died or failed is started again.
+    order in which idle models make it; before them goes `spare`, the worker that has none. `recovery` says when what
+    has died or failed is started again.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Pool:
         guard: MemoryGuard,
         estimator: Estimator,
         eviction: Eviction,
+        spare: SpareWorker | None = None,
         recovery: Recovery | None = None,
     ) -> None:
         self._prepare = prepare
@@ -52,7 +54,7 @@ class Pool:
         self._guard = guard
         self._estimator = estimator
         self.tally = Tally()
-        self._residents = Residents(eviction, self.tally)
+        self._residents = Residents(eviction, self.tally, spare)
         self._recovery = recovery or Recovery()
         self._chores: set[asyncio.Task[None]] = set()
         self._refusal: MlxOllamaError | None = None

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from mlx_ollama.durations import FOREVER_SECONDS
 from mlx_ollama.link import WorkerLink
@@ -14,6 +15,14 @@ from mlx_ollama.resident import Resident, Tally
 logger = logging.getLogger(__name__)
 
 
+class SpareWorker(Protocol):
+    """A worker that waits for a model (warm.py): memory that can be given up, and taken again."""
+
+    async def give_up(self) -> bool: ...
+
+    def refill(self) -> None: ...
+
+
 class Residents:
     """The models that are loaded or loading, by the digest of their weights. The pool alone uses it.
 
@@ -21,9 +30,10 @@ class Residents:
     and done without an `await` in between is one step for everybody else. To the guard this is the `Crew`.
     """
 
-    def __init__(self, eviction: Eviction, tally: Tally) -> None:
+    def __init__(self, eviction: Eviction, tally: Tally, spare: SpareWorker | None = None) -> None:
         self._eviction = eviction
         self._tally = tally
+        self._spare = spare
         self._by_key: dict[str, Resident] = {}
         self._stopping: dict[str, asyncio.Task[None]] = {}
 
@@ -98,6 +108,15 @@ class Residents:
         links = [resident.link for resident in self.loaded() if resident.link is not None]
         answers = await asyncio.gather(*(link.release(share) for link in links))
         return sum(answer.freed for answer in answers if answer is not None)
+
+    async def give_up_spare(self) -> bool:
+        """End the worker that has no model; whether there was one."""
+        return self._spare is not None and await self._spare.give_up()
+
+    def renew_spare(self) -> None:
+        """There is room for such a worker; nothing to do if there is one."""
+        if self._spare is not None:
+            self._spare.refill()
 
     def dispensable(self) -> Sequence[str]:
         """Idle models in the chooser's order. It sees facts and answers with an order: what it cannot do is unload."""

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from mlx_ollama.app import Gateway
+from mlx_ollama.memory.gauge import Reading
 from mlx_ollama.policies.eviction import IdleModel
 from tests.support.embedders import write_tiny_encoder
 from tests.support.gateway import Dial, running, until
@@ -98,6 +100,42 @@ def test_critical_unloads_the_least_recently_used_and_an_emergency_the_rest(many
         assert gateway.pool.tally.unloads == {"memory": 3}
 
     _run(many, story)
+
+
+def test_the_spare_worker_goes_before_idle_models_and_comes_back_when_all_is_calm(many: Path) -> None:
+    async def story(client: httpx.AsyncClient, gateway: Gateway, dial: Dial) -> None:
+        def spares() -> set[int]:
+            ours = {child.pid for child in psutil.Process().children() if "mlx_ollama.worker" in child.cmdline()}
+            return ours - _pids(gateway)
+
+        async def is_warm() -> bool:
+            return bool(spares())
+
+        async def is_cold() -> bool:
+            return not spares()
+
+        await _embed(client, "a", "b")
+        await until(is_warm, "a spare worker")
+
+        def read() -> Any:
+            # It alone is what makes memory critical.
+            return Reading(int(dial.total * (96 if spares() else 90) / 100), dial.total)
+
+        calm = dial.read
+        dial.read = read  # type: ignore[method-assign]
+        await until(is_cold, "its end")
+        assert await _cached(client) == ["a", "b"]
+        # Between warning and critical there is no time for luxuries, though models are loaded and make one want it.
+        await _embed(client, "c")
+        await asyncio.sleep(0.3)
+        assert not spares()
+        dial.read = calm  # type: ignore[method-assign]
+        await until(is_warm, "another one")
+        dial.percent = 98.0
+        await until(is_cold, "its end, too")
+        await _until_cached(client)
+
+    _run(many, story, spare=True, keep_count=0)
 
 
 def test_models_in_use_are_never_touched_and_go_when_they_are_idle(many: Path) -> None:
