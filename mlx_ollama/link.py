@@ -42,6 +42,7 @@ from mlx_ollama.protocol import (
     Render,
     RenderedPrompt,
     Sampling,
+    Share,
     Spare,
     Step,
     Submit,
@@ -229,6 +230,11 @@ class WorkerLink(asyncio.Protocol):
             self._releases.append(released)
             return await asyncio.wait_for(released, RELEASE_SECONDS)
         return None
+
+    def grant(self, share: int) -> None:
+        """Tell it how many bytes of the GPU's memory it may take; nothing if it is gone."""
+        with suppress(WorkerDied, OutOfMemory):
+            self._send(Share(share))
 
     def fail(self, error: Exception) -> None:
         """Give every request up with `error`; the worker hears of it as cancellations."""

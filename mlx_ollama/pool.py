@@ -203,6 +203,8 @@ class Pool:
     async def _reserve(self, resident: Resident, demand: Demand | None) -> None:
         def promise(size: int) -> None:
             resident.promised = size
+            # Those that are here make room before this one comes.
+            self._residents.share_out()
 
         need = self._estimator.need(resident.model, demand)
         await self._guard.reserve(self._residents, resident.name, need, promise)
@@ -213,6 +215,7 @@ class Pool:
         self._recovery.started(resident.key)
         self._estimator.learn(ready.device)
         resident.promised = 0
+        self._residents.share_out()
         resident.token_bytes = self._estimator.token_bytes(resident.model)
         resident.load_seconds = seconds
         if resident.user_count:

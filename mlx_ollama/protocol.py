@@ -139,6 +139,13 @@ class Released:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Gateway to worker: so many bytes of the GPU's memory are yours, until the next of these."""
+
+    size: int
+
+
+@dataclass(frozen=True)
 class Ping:
     """Gateway to worker: are you there? Answered by `Pong`, by a thread that never waits for the model."""
 
@@ -246,4 +253,5 @@ Frame = (
     | Ping
     | Pong
     | Load
+    | Share
 )

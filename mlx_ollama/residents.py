@@ -8,6 +8,7 @@ from typing import Protocol
 
 from mlx_ollama.durations import FOREVER_SECONDS
 from mlx_ollama.link import WorkerLink
+from mlx_ollama.memory.shares import shares_of
 from mlx_ollama.policies.eviction import Eviction, LeastRecentlyUsed
 from mlx_ollama.protocol import Spare
 from mlx_ollama.resident import Resident, Tally
@@ -100,6 +101,13 @@ class Residents:
         if resident.expiry is not None:
             resident.expiry.cancel()
             resident.expiry = None
+        self.share_out()
+
+    def share_out(self) -> None:
+        """Tell every worker on a GPU its share; to be done whenever models come or go."""
+        for resident, share in shares_of(self.all()):
+            if resident.link is not None:
+                resident.link.grant(share)
 
     # What the guard may ask for (memory/guard.py:Crew).
 

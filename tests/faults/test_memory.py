@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import logging
+import re
 import shutil
 import signal
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +159,33 @@ def test_models_in_use_are_never_touched_and_go_when_they_are_idle(many: Path) -
         await _until_cached(client)
 
     _run(many, story)
+
+
+def test_workers_on_a_gpu_are_told_their_shares_as_models_come_and_go(
+    many: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One is taken here for having a GPU; it hears what it is told, though it can do nothing with it."""
+
+    def told() -> list[int]:
+        found = re.findall(r"this worker's share is (\d+) MiB", caplog.text)
+        return [int(share) for share in found if share != "0"]
+
+    async def story(client: httpx.AsyncClient, gateway: Gateway, dial: Dial) -> None:
+        await client.post("/api/generate", json={"model": "tiny"})
+        (resident,) = gateway.pool.residents()
+        assert resident.ready
+        resident.ready = replace(resident.ready, gpu_memory=1000 << 20)
+
+        async def heard() -> bool:
+            return len(told()) > 1
+
+        await _embed(client, "a")
+        await until(heard, "two shares: while the other model loads, and when it turns out to be on a CPU")
+        while_loading, after = told()
+        assert while_loading < after == 1000
+
+    with caplog.at_level(logging.DEBUG):
+        _run(many, story, log_level="debug")
 
 
 def test_an_operators_chooser_is_asked_and_cannot_reach_further(many: Path) -> None:
