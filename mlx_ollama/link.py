@@ -76,7 +76,7 @@ class WorkerLink(asyncio.Protocol):
         self._care = care
         self._pulse = Pulse(care)
         self._nurse: asyncio.Task[None] | None = None
-        self._is_deaf = False
+        self._fault = ""
         self._is_excused = False
         self._log = log
         self._verdict = verdict
@@ -143,7 +143,7 @@ class WorkerLink(asyncio.Protocol):
     @property
     def fell(self) -> bool:
         """Whether it is dead, though nobody has ended it and it has said nothing of a model that cannot be loaded."""
-        return self.died.is_set() and (self._is_deaf or not self._is_excused)
+        return self.died.is_set() and (bool(self._fault) or not self._is_excused)
 
     def load(self, directory: Path) -> None:
         """Have the worker load its model; `loaded` tells when it can be used.
@@ -273,7 +273,7 @@ class WorkerLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
-        if self._nurse is not None and not self._is_deaf:
+        if self._nurse is not None and not self._fault:
             self._nurse.cancel()
         self._reaper = asyncio.get_running_loop().create_task(self._reap())
 
@@ -282,9 +282,8 @@ class WorkerLink(asyncio.Protocol):
             with suppress(WorkerDied, OutOfMemory):
                 self._send(Ping())
 
-        await self._pulse.stopped(ask)
-        self._is_deaf = True
-        logger.error("worker %d has not answered for %g s and is ended", self.process.pid, self._care.patience)
+        self._fault = await self._pulse.stopped(ask)
+        logger.error("worker %d %s and is ended", self.process.pid, self._fault)
         await self.stop()
 
     async def _conversation(
@@ -340,7 +339,8 @@ class WorkerLink(asyncio.Protocol):
             case Released() if self._releases:
                 self._released(self._releases.popleft(), frame)
             case Pong():
-                pass
+                # Loading has a limit of its own.
+                self._pulse.at_step(frame.step if self._ready.done() else 0.0)
             case _:
                 logger.error("worker %d sent an unexpected %s", self.process.pid, type(frame).__name__)
 
@@ -373,6 +373,6 @@ class WorkerLink(asyncio.Protocol):
             mailbox.put(end)
 
     def _end(self, status: int | None) -> MlxOllamaError:
-        if self._is_deaf:
-            return WorkerDied(f"the model worker has not answered for {self._care.patience:g} s and was ended; {NEXT}")
+        if self._fault:
+            return WorkerDied(f"the model worker {self._fault} and was ended; {NEXT}")
         return self._verdict(status, obituary(status))

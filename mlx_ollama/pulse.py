@@ -5,6 +5,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+STEP_PATIENCE = 12
+"""One step of a model may take so many times the patience for an answer: a long one is no sign of death."""
+
 
 @dataclass(frozen=True)
 class Care:
@@ -28,6 +31,8 @@ class Pulse:
 
     def __init__(self, care: Care) -> None:
         self._heartbeat = care.heartbeat
+        self._patience = care.patience
+        self._step = 0.0
         self._most = max(1, math.ceil(care.patience / care.heartbeat))
         self._unanswered = 0
 
@@ -35,9 +40,21 @@ class Pulse:
         """It has said something, whatever it was."""
         self._unanswered = 0
 
-    async def stopped(self, ask: Callable[[], None]) -> None:
-        """Ask for as long as there are answers; returns when they have not come for too long."""
-        while self._unanswered < self._most:
+    def at_step(self, seconds: float) -> None:
+        """It is in the middle of a step that has taken so long; 0 between two."""
+        self._step = seconds
+
+    async def stopped(self, ask: Callable[[], None]) -> str:
+        """Ask for as long as there are answers, and the model gets on.
+
+        What is wrong, in words, once answers have not come for too long, or a step does not end.
+        """
+        longest = STEP_PATIENCE * self._patience
+        while True:
+            if self._unanswered >= self._most:
+                return f"has not answered for {self._patience:g} s"
+            if self._step >= longest:
+                return f"has been at one step for more than {longest:g} s"
             ask()
             self._unanswered += 1
             await asyncio.sleep(self._heartbeat)

@@ -5,7 +5,9 @@ import os
 import queue
 import socket
 import threading
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from mlx_ollama.framing import Decoder, ProtocolError, encode
 from mlx_ollama.protocol import Frame, Ping, Pong
@@ -26,16 +28,22 @@ class SocketInbox:
         self._sock = sock
         self._outbox = outbox
         self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self._step_began: float | None = None
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def take(self, *, wait: bool) -> Iterable[Frame]:
-        """What has arrived; waits for something if asked to."""
+        """What has arrived; waits for something if asked to. Between two calls the model is at a step."""
+        self._step_began = None
         frames = [self._frames.get()] if wait else []
-        while True:
-            try:
+        with suppress(queue.Empty):
+            while True:
                 frames.append(self._frames.get_nowait())
-            except queue.Empty:
-                return frames
+        self._step_began = time.monotonic()
+        return frames
+
+    def _step_seconds(self) -> float:
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
 
     def _read(self) -> None:
         decoder = Decoder()
@@ -43,7 +51,7 @@ class SocketInbox:
             while data := self._sock.recv(READ_BYTES):
                 for frame in decoder.feed(data):
                     if isinstance(frame, Ping):
-                        self._outbox.send([Pong()])
+                        self._outbox.send([Pong(self._step_seconds())])
                     else:
                         self._frames.put(frame)
         except (OSError, ProtocolError):

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import socket
 import sys
 import threading
@@ -75,6 +76,15 @@ def _listen() -> None:
             deed, _, how = words[:size].decode().partition(" ")
             _DEEDS[deed](how)
 
+
+def _hang(*_: object) -> None:
+    """The main thread, which is the model's, goes no further; the others do."""
+    time.sleep(1 << 20)
+
+
+if "mlx_ollama.worker" in sys.orig_argv:
+    # Handlers run in the main thread, wherever it is.
+    signal.signal(signal.SIGUSR1, _hang)
 
 if {"mlx_ollama", "mlx_ollama.worker"} & set(sys.orig_argv):
     threading.Thread(target=_listen, daemon=True).start()
