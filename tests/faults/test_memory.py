@@ -161,6 +161,27 @@ def test_models_in_use_are_never_touched_and_go_when_they_are_idle(many: Path) -
     _run(many, story)
 
 
+def test_a_model_that_loads_is_never_touched(many: Path) -> None:
+    async def story(client: httpx.AsyncClient, gateway: Gateway, dial: Dial) -> None:
+        await _embed(client, "a")
+        loading = asyncio.create_task(client.post("/api/generate", json={"model": "tiny", "keep_alive": "10m"}))
+
+        async def has_begun() -> bool:
+            return any(resident.link for resident in gateway.pool.loading())
+
+        await until(has_begun, "a load under way")
+        dial.percent = 99.0
+        await _until_cached(client, "tiny")
+        assert gateway.pool.loading()
+        assert not loading.done()
+        dial.percent = 10.0
+        assert (await loading).status_code == 200
+        assert await _cached(client) == ["tiny"]
+        assert gateway.pool.tally.unloads == {"memory": 1}
+
+    _run(many, story)
+
+
 def test_workers_on_a_gpu_are_told_their_shares_as_models_come_and_go(
     many: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
