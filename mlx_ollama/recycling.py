@@ -71,13 +71,15 @@ class Recycler:
         if own is None:
             return
         weighed.looked = uses
+        at_first = weighed.at_first
+        logger.debug("%s: its worker holds %d KiB of its own, at first %d", resident.name, own >> 10, at_first >> 10)
         if weighed.is_beyond(own, self._percent) and self._home.replace(resident):
             logger.warning(
                 "%s is idle and gets a fresh worker: its own had grown to %d MiB, from %d MiB after its first "
                 "answers; the prompts that it remembered (%d MiB) are lost",
                 resident.name,
                 own // _MEBIBYTE,
-                weighed.at_first // _MEBIBYTE,
+                at_first // _MEBIBYTE,
                 lost // _MEBIBYTE,
             )
 
