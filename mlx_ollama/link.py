@@ -340,7 +340,7 @@ class WorkerLink(asyncio.Protocol):
                 self._released(self._releases.popleft(), frame)
             case Pong():
                 # Loading has a limit of its own.
-                self._pulse.at_step(frame.step if self._ready.done() else 0.0)
+                self._pulse.at_step(frame.step if self._ready.done() else 0)
             case _:
                 logger.error("worker %d sent an unexpected %s", self.process.pid, type(frame).__name__)
 

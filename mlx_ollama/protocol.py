@@ -152,9 +152,9 @@ class Ping:
 
 @dataclass(frozen=True)
 class Pong:
-    """Worker to gateway: yes, and the model has been at its present step for so many seconds, 0 between two."""
+    """Worker to gateway: yes, and this is the number of the step that the model is at; 0 between two."""
 
-    step: float = 0.0
+    step: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ from mlx_ollama.resident import Resident
 
 logger = logging.getLogger(__name__)
 
-_MEBIBYTE = 1 << 20
-
 
 class Home(Protocol):
     """Those who have workers: the pool."""
@@ -30,7 +28,7 @@ class Home(Protocol):
 class Recycler:
     """Weighs workers while nobody uses them.
 
-    A worker's own bytes are its footprint less what it could give back, so that remembered prompts are no weighed.
+    A worker's own bytes are its footprint less what it could give back, so that remembered prompts are no growth.
     `percent` is how much they may grow beyond what they were after its first answers (memory/growth.py), 0 for any.
     `footprint` None, which is where nobody can tell, switches it off; `interval` is in seconds.
     """
@@ -67,6 +65,7 @@ class Recycler:
                 return
             released = await link.release(share)
             lost = released.freed if released else 0
+            logger.info("%s is idle and large: its worker gave back %d MiB of %s", resident.name, lost >> 20, share)
             own = await _weigh(link, footprint)
         if own is None:
             return
@@ -78,9 +77,9 @@ class Recycler:
                 "%s is idle and gets a fresh worker: its own had grown to %d MiB, from %d MiB after its first "
                 "answers; the prompts that it remembered (%d MiB) are lost",
                 resident.name,
-                own // _MEBIBYTE,
-                at_first // _MEBIBYTE,
-                lost // _MEBIBYTE,
+                own >> 20,
+                at_first >> 20,
+                lost >> 20,
             )
 
 

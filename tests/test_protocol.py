@@ -59,6 +59,7 @@ FRAMES: list[Frame] = [
     Share(1 << 40),
     Ping(),
     Pong(),
+    Pong(7),
     Step(((1, Delta("a", (5,), 0)), (2, Delta("é", (6, 7), 3)))),
     Step(
         (

@@ -5,7 +5,6 @@ import os
 import queue
 import socket
 import threading
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -28,22 +27,20 @@ class SocketInbox:
         self._sock = sock
         self._outbox = outbox
         self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
-        self._step_began: float | None = None
+        self._steps = 0
+        self._step = 0
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def take(self, *, wait: bool) -> Iterable[Frame]:
         """What has arrived; waits for something if asked to. Between two calls the model is at a step."""
-        self._step_began = None
+        self._step = 0
         frames = [self._frames.get()] if wait else []
         with suppress(queue.Empty):
             while True:
                 frames.append(self._frames.get_nowait())
-        self._step_began = time.monotonic()
+        self._steps += 1
+        self._step = self._steps
         return frames
-
-    def _step_seconds(self) -> float:
-        began = self._step_began
-        return 0.0 if began is None else time.monotonic() - began
 
     def _read(self) -> None:
         decoder = Decoder()
@@ -51,7 +48,7 @@ class SocketInbox:
             while data := self._sock.recv(READ_BYTES):
                 for frame in decoder.feed(data):
                     if isinstance(frame, Ping):
-                        self._outbox.send([Pong(self._step_seconds())])
+                        self._outbox.send([Pong(self._step)])
                     else:
                         self._frames.put(frame)
         except (OSError, ProtocolError):
