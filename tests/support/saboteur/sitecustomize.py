@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 _DOOR = Path(os.environ["SABOTEUR"]) / str(os.getpid())
 _HOARD_PIECES = (1 << 24, 1 << 20, 1 << 16, 1 << 12, 1 << 9)
@@ -77,8 +78,14 @@ def _listen() -> None:
             _DEEDS[deed](how)
 
 
-def _hang(*_: object) -> None:
-    """The main thread, which is the model's, goes no further; the others do."""
+def _hang(number: int, frame: FrameType | None) -> None:
+    """The main thread, which is the model's, goes no further; the others do, unless it has what they wait for."""
+    inner = frame
+    while inner is not None:
+        if inner.f_code.co_filename.endswith("inbox.py"):
+            os.kill(os.getpid(), number)
+            return
+        inner = inner.f_back
     time.sleep(1 << 20)
 
 
