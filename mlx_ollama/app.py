@@ -14,6 +14,7 @@ from mlx_ollama.durations import keep_alive_seconds
 from mlx_ollama.library import library_of, ready
 from mlx_ollama.link import WorkerLink
 from mlx_ollama.memory.estimate import Estimator
+from mlx_ollama.memory.footprint import system_footprint
 from mlx_ollama.memory.gauge import MemoryGauge, system_gauge
 from mlx_ollama.memory.guard import MemoryGuard, Thresholds
 from mlx_ollama.models.store import StoredModel
@@ -42,6 +43,7 @@ from mlx_ollama.policy import look_in
 from mlx_ollama.pool import Pool
 from mlx_ollama.pulse import Care
 from mlx_ollama.recovery import Recovery
+from mlx_ollama.recycling import Recycler
 from mlx_ollama.routes import (
     NotFound,
     Resource,
@@ -101,6 +103,7 @@ def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = (), gauge: Mem
     guard = _guard(settings, gauge or system_gauge())
     warm = _warm(settings, guard)
     pool = _pool(settings, guard, warm)
+    recycler = Recycler(pool, system_footprint(), percent=settings.worker_growth, interval=settings.memory_interval)
     library, in_flight = library_of(settings), InFlight()
     limits = _limits(settings)
     monitor = Monitor(pool, guard, limits.slots, limits.rates, lambda: in_flight.phase)
@@ -123,13 +126,13 @@ def create_gateway(settings: Settings, own: Sequence[OwnPolicy] = (), gauge: Mem
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(library.store.sweep)
-        watching = asyncio.create_task(pool.watch_memory())
+        watching = [asyncio.create_task(watch) for watch in (pool.watch_memory(), recycler.watch())]
         in_flight.opened = True
         warm.refill()
         preloading = asyncio.create_task(service.preload(settings.preload))
         yield
-        watching.cancel()
-        preloading.cancel()
+        for task in (*watching, preloading):
+            task.cancel()
         await pool.close()
         await warm.close()
         if upstream is not None:
@@ -169,7 +172,7 @@ def _warm(settings: Settings, guard: MemoryGuard) -> WarmWorker:
             verdict=guard.verdict,
         )
 
-    return WarmWorker(start, wanted=settings.spare)
+    return WarmWorker(start, lambda: settings.spare and not guard.is_short)
 
 
 def _pool(settings: Settings, guard: MemoryGuard, warm: WarmWorker) -> Pool:
@@ -189,6 +192,7 @@ def _pool(settings: Settings, guard: MemoryGuard, warm: WarmWorker) -> Pool:
         guard=guard,
         estimator=Estimator(settings.device),
         eviction=chooser(settings.eviction, settings.home),
+        spare=warm,
         recovery=Recovery(
             Backoff(settings.worker_backoff, settings.worker_backoff_most),
             lambda: CircuitBreaker(settings.worker_breaker, settings.worker_breaker_open),

@@ -30,6 +30,7 @@ from mlx_ollama.protocol import (
     Render,
     RenderedPrompt,
     Sampling,
+    Share,
     Step,
     Submit,
     Unloadable,
@@ -62,6 +63,7 @@ _KINDS: tuple[type[Any], ...] = (
     Ping,
     Pong,
     Load,
+    Share,
 )
 _TAGS = {kind: tag for tag, kind in enumerate(_KINDS)}
 _NAMES = {kind: tuple(part.name for part in fields(kind)) for kind in _KINDS}

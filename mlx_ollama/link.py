@@ -19,11 +19,10 @@ from mlx_ollama.errors import (
     LoadFailed,
     MlxOllamaError,
     OutOfMemory,
-    PromptTooLong,
-    TemplateFailed,
     WorkerDied,
 )
 from mlx_ollama.framing import Decoder, ProtocolError, encode
+from mlx_ollama.last_words import NEXT, error_of, obituary
 from mlx_ollama.mailbox import Mailbox
 from mlx_ollama.protocol import (
     Cancel,
@@ -43,6 +42,7 @@ from mlx_ollama.protocol import (
     Render,
     RenderedPrompt,
     Sampling,
+    Share,
     Spare,
     Step,
     Submit,
@@ -64,8 +64,6 @@ LAST_WORDS_SECONDS = 1.0
 RELEASE_SECONDS = 1.0
 """How long a worker may take to give memory back. One that is in the middle of a prompt does it after its slice."""
 
-_NEXT = "the next request starts a new one"
-
 Verdict = Callable[[int | None, str], MlxOllamaError]
 """From a process' exit status, and how people are told of it, to what its end means for those who wait."""
 
@@ -78,11 +76,11 @@ class WorkerLink(asyncio.Protocol):
         self._care = care
         self._pulse = Pulse(care)
         self._nurse: asyncio.Task[None] | None = None
-        self._is_deaf = False
+        self._fault = ""
         self._is_excused = False
         self._log = log
         self._verdict = verdict
-        self._releases: deque[asyncio.Future[int]] = deque()
+        self._releases: deque[asyncio.Future[Released]] = deque()
         self.died = asyncio.Event()
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
@@ -145,7 +143,7 @@ class WorkerLink(asyncio.Protocol):
     @property
     def fell(self) -> bool:
         """Whether it is dead, though nobody has ended it and it has said nothing of a model that cannot be loaded."""
-        return self.died.is_set() and (self._is_deaf or not self._is_excused)
+        return self.died.is_set() and (bool(self._fault) or not self._is_excused)
 
     def load(self, directory: Path) -> None:
         """Have the worker load its model; `loaded` tells when it can be used.
@@ -221,14 +219,22 @@ class WorkerLink(asyncio.Protocol):
                 if isinstance(event, Vectors):
                     yield event
 
-    async def release(self, share: Spare) -> int:
-        """Have the worker give back memory that it does not need now; bytes, 0 from one that is busy or gone."""
-        freed = asyncio.get_running_loop().create_future()
+    async def release(self, share: Spare | None) -> Released | None:
+        """Have the worker give back memory that it does not need now; None from one that is busy or gone.
+
+        With `share` None it keeps everything and only tells what it could give back.
+        """
+        released: asyncio.Future[Released] = asyncio.get_running_loop().create_future()
         with suppress(WorkerDied, OutOfMemory, TimeoutError):
             self._send(Release(share))
-            self._releases.append(freed)
-            return int(await asyncio.wait_for(freed, RELEASE_SECONDS))
-        return 0
+            self._releases.append(released)
+            return await asyncio.wait_for(released, RELEASE_SECONDS)
+        return None
+
+    def grant(self, share: int) -> None:
+        """Tell it how many bytes of the GPU's memory it may take; nothing if it is gone."""
+        with suppress(WorkerDied, OutOfMemory):
+            self._send(Share(share))
 
     def fail(self, error: Exception) -> None:
         """Give every request up with `error`; the worker hears of it as cancellations."""
@@ -267,7 +273,7 @@ class WorkerLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
-        if self._nurse is not None and not self._is_deaf:
+        if self._nurse is not None and not self._fault:
             self._nurse.cancel()
         self._reaper = asyncio.get_running_loop().create_task(self._reap())
 
@@ -276,9 +282,8 @@ class WorkerLink(asyncio.Protocol):
             with suppress(WorkerDied, OutOfMemory):
                 self._send(Ping())
 
-        await self._pulse.stopped(ask)
-        self._is_deaf = True
-        logger.error("worker %d has not answered for %g s and is ended", self.process.pid, self._care.patience)
+        self._fault = await self._pulse.stopped(ask)
+        logger.error("worker %d %s and is ended", self.process.pid, self._fault)
         await self.stop()
 
     async def _conversation(
@@ -321,7 +326,7 @@ class WorkerLink(asyncio.Protocol):
                 usage = Usage(frame.prompt_tokens, frame.prompt_ns, frame.eval_tokens, frame.eval_ns)
                 self._deliver(frame.id, Done(frame.reason, usage, frame.context))
             case Failed():
-                self._deliver(frame.id, _as_error(frame))
+                self._deliver(frame.id, error_of(frame))
             case Embedded():
                 self._deliver(frame.id, Vectors(frame.vectors, frame.tokens, frame.left))
             case RenderedPrompt():
@@ -332,16 +337,17 @@ class WorkerLink(asyncio.Protocol):
                 self._is_excused = True
                 self._ready.set_exception((OutOfMemory if frame.kind == "memory" else LoadFailed)(frame.reason))
             case Released() if self._releases:
-                self._released(self._releases.popleft(), frame.freed)
+                self._released(self._releases.popleft(), frame)
             case Pong():
-                pass
+                # Loading has a limit of its own.
+                self._pulse.at_step(frame.step if self._ready.done() else 0)
             case _:
                 logger.error("worker %d sent an unexpected %s", self.process.pid, type(frame).__name__)
 
-    def _released(self, waiting: "asyncio.Future[int]", freed: int) -> None:
+    def _released(self, waiting: "asyncio.Future[Released]", frame: Released) -> None:
         """Whoever asked may have had no patience; the answer was theirs all the same."""
         if not waiting.done():
-            waiting.set_result(freed)
+            waiting.set_result(frame)
 
     def _deliver(self, request: int, event: Event | Recalled | Vectors | Exception) -> None:
         mailbox = self._mailboxes.get(request)
@@ -367,31 +373,6 @@ class WorkerLink(asyncio.Protocol):
             mailbox.put(end)
 
     def _end(self, status: int | None) -> MlxOllamaError:
-        if self._is_deaf:
-            return WorkerDied(f"the model worker has not answered for {self._care.patience:g} s and was ended; {_NEXT}")
-        return self._verdict(status, _obituary(status))
-
-
-def _as_error(frame: Failed) -> Exception:
-    match frame.kind:
-        case "too_long":
-            return PromptTooLong()
-        case "template":
-            return TemplateFailed(frame.reason)
-        case "invalid":
-            return InvalidRequest(frame.reason)
-        case "memory":
-            return OutOfMemory(f"memory ran out under this request: {frame.reason}")
-        case _:
-            return GenerationFailed(frame.reason)
-
-
-def _obituary(status: int | None) -> str:
-    """How a worker ended, for the caller; the log has the rest."""
-    if status is None:
-        return "the model worker is gone"
-    if status < 0:
-        name = next((known.name for known in signal.Signals if known == -status), f"signal {-status}")
-        hint = ", perhaps for want of memory" if name in ("SIGKILL", "SIGABRT") else ""
-        return f"the model worker has unexpectedly stopped ({name}{hint}); {_NEXT}"
-    return f"the model worker has unexpectedly stopped (exit status {status}); {_NEXT}"
+        if self._fault:
+            return WorkerDied(f"the model worker {self._fault} and was ended; {NEXT}")
+        return self._verdict(status, obituary(status))

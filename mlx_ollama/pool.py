@@ -17,7 +17,7 @@ from mlx_ollama.policies.eviction import Eviction
 from mlx_ollama.protocol import Ready
 from mlx_ollama.recovery import Recovery
 from mlx_ollama.resident import Lease, Resident, Tally
-from mlx_ollama.residents import Residents
+from mlx_ollama.residents import Residents, SpareWorker
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ class Pool:
 
     `prepare` sees to it that a model's directory is there, `start` makes a worker for it. `keep_alive` (seconds) counts
     where no request has said otherwise; `load_timeout` is in seconds. `guard` is asked for room, `eviction` for the
-    order in which idle models make it. `recovery` says when what has died or failed is started again.
+    order in which idle models make it; before them goes `spare`, the worker that has none. `recovery` says when what
+    has died or failed is started again.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Pool:
         guard: MemoryGuard,
         estimator: Estimator,
         eviction: Eviction,
+        spare: SpareWorker | None = None,
         recovery: Recovery | None = None,
     ) -> None:
         self._prepare = prepare
@@ -52,7 +54,7 @@ class Pool:
         self._guard = guard
         self._estimator = estimator
         self.tally = Tally()
-        self._residents = Residents(eviction, self.tally)
+        self._residents = Residents(eviction, self.tally, spare)
         self._recovery = recovery or Recovery()
         self._chores: set[asyncio.Task[None]] = set()
         self._refusal: MlxOllamaError | None = None
@@ -94,6 +96,25 @@ class Pool:
         if resident is not None:
             resident.keep_alive = 0
             self._residents.settle(resident, "request")
+
+    def replace(self, resident: Resident) -> bool:
+        """Have a fresh worker take the place of an idle one; False if it is not idle, or not here, any more.
+
+        The model goes on being loaded: whoever asks for it meanwhile waits, and its keep-alive is what it was. The old
+        weights go before the new ones come.
+        """
+        old = resident.link
+        is_idle = resident.is_idle and self._residents.is_here(resident)
+        if self._refusal is not None or old is None or not (is_idle and old.alive):
+            return False
+        self._residents.forget(resident)
+        self._residents.stop(resident, old)
+        self.tally.replaced += 1
+        fresh = resident.fresh()
+        # Its clock is set once it is loaded; if that fails, it is not here any more.
+        loading = self._begin(fresh, Demand(resident.context_length))
+        loading.add_done_callback(lambda _: self._residents.settle(fresh, "keep_alive"))
+        return True
 
     def residents(self) -> list[Resident]:
         """Everything that is loaded, the latest to expire first (wire-spec 5.4)."""
@@ -139,11 +160,15 @@ class Pool:
             self._mourn(found)
         self._recovery.admit(model.weights_digest, model.name.display)
         resident = Resident(model, self._keep_alive, is_restart=self._recovery.is_restart(model.weights_digest))
-        self._residents.add(resident)
-        resident.loading = asyncio.create_task(self._load(resident, demand))
-        # If every caller has left, nobody is told of a failure; it is logged all the same.
-        resident.loading.add_done_callback(lambda load: load.cancelled() or load.exception())
+        self._begin(resident, demand)
         return resident
+
+    def _begin(self, resident: Resident, demand: Demand | None) -> "asyncio.Task[Ready]":
+        self._residents.add(resident)
+        loading = resident.loading = asyncio.create_task(self._load(resident, demand))
+        # If every caller has left, nobody is told of a failure; it is logged all the same.
+        loading.add_done_callback(lambda load: load.cancelled() or load.exception())
+        return loading
 
     async def _load(self, resident: Resident, demand: Demand | None) -> Ready:
         try:
@@ -178,6 +203,8 @@ class Pool:
     async def _reserve(self, resident: Resident, demand: Demand | None) -> None:
         def promise(size: int) -> None:
             resident.promised = size
+            # Those that are here make room before this one comes.
+            self._residents.share_out()
 
         need = self._estimator.need(resident.model, demand)
         await self._guard.reserve(self._residents, resident.name, need, promise)
@@ -188,9 +215,11 @@ class Pool:
         self._recovery.started(resident.key)
         self._estimator.learn(ready.device)
         resident.promised = 0
+        self._residents.share_out()
         resident.token_bytes = self._estimator.token_bytes(resident.model)
         resident.load_seconds = seconds
-        resident.last_used = gotime.now()
+        if resident.user_count:
+            resident.last_used = gotime.now()
         self.tally.loads += 1
         self.tally.load_seconds += seconds
 

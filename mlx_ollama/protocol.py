@@ -125,16 +125,24 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Release:
-    """Gateway to worker: memory is short, give back what nobody uses. Answered by `Released`, in order."""
+    """Gateway to worker: give back what nobody uses, None of it if that is only to be told. Answered by `Released`."""
 
-    share: Spare
+    share: Spare | None
 
 
 @dataclass(frozen=True)
 class Released:
-    """Worker to gateway: so many bytes were given back."""
+    """Worker to gateway: so many bytes were given back, and so many are left that could be."""
 
     freed: int
+    left: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """Gateway to worker: so many bytes of the GPU's memory are yours, until the next of these."""
+
+    size: int
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,9 @@ class Ping:
 
 @dataclass(frozen=True)
 class Pong:
-    """Worker to gateway: yes."""
+    """Worker to gateway: yes, and this is the number of the step that the model is at; 0 between two."""
+
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -245,4 +255,5 @@ Frame = (
     | Ping
     | Pong
     | Load
+    | Share
 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from mlx_ollama.link import WorkerLink
 from mlx_ollama.memory.estimate import Demand
+from mlx_ollama.memory.growth import Weighed
 from mlx_ollama.models.store import StoredModel
 from mlx_ollama.policies.eviction import IdleModel
 from mlx_ollama.protocol import Ready
@@ -44,6 +45,7 @@ class Resident:
     token_bytes: int = 0
     is_restart: bool = False
     claims: list[Claim] = field(default_factory=list)
+    weighed: Weighed = field(default_factory=Weighed)
     link: WorkerLink | None = None
     ready: Ready | None = None
     loading: "asyncio.Task[Ready] | None" = None
@@ -92,6 +94,18 @@ class Resident:
         """Seconds until it is unloaded if nothing happens; a full term while it is in use for the first time."""
         return self.keep_alive if self.idle_since is None else self.idle_since + self.keep_alive - now
 
+    def fresh(self) -> "Resident":
+        """The same model without a worker, its clocks and counts as they are, for a worker that is to come."""
+        return Resident(
+            self.model,
+            self.keep_alive,
+            idle_since=self.idle_since,
+            context_length=self.context_length,
+            use_count=self.use_count,
+            last_used=self.last_used,
+            weighed=Weighed(self.use_count, self.use_count),
+        )
+
     def as_idle(self, now: float) -> IdleModel:
         """What a chooser may know of it."""
         return IdleModel(
@@ -125,6 +139,7 @@ class Tally:
     """What a pool has done so far, for those who measure it.
 
     Of the requests that were `tried_again` after a worker's death, `resumed` were in the middle of their answers.
+    `replaced` are idle workers that had grown.
     """
 
     loads: int = 0
@@ -134,5 +149,6 @@ class Tally:
     deaths: int = 0
     tried_again: int = 0
     resumed: int = 0
+    replaced: int = 0
     unloads: Counter[str] = field(default_factory=Counter)
     """By reason: keep_alive, request, memory, death, shutdown."""

@@ -4,14 +4,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from mlx_ollama.durations import FOREVER_SECONDS
 from mlx_ollama.link import WorkerLink
+from mlx_ollama.memory.shares import shares_of
 from mlx_ollama.policies.eviction import Eviction, LeastRecentlyUsed
 from mlx_ollama.protocol import Spare
 from mlx_ollama.resident import Resident, Tally
 
 logger = logging.getLogger(__name__)
+
+
+class SpareWorker(Protocol):
+    """A worker that waits for a model (warm.py): memory that can be given up, and taken again."""
+
+    async def give_up(self) -> bool: ...
+
+    def refill(self) -> None: ...
 
 
 class Residents:
@@ -21,9 +31,10 @@ class Residents:
     and done without an `await` in between is one step for everybody else. To the guard this is the `Crew`.
     """
 
-    def __init__(self, eviction: Eviction, tally: Tally) -> None:
+    def __init__(self, eviction: Eviction, tally: Tally, spare: SpareWorker | None = None) -> None:
         self._eviction = eviction
         self._tally = tally
+        self._spare = spare
         self._by_key: dict[str, Resident] = {}
         self._stopping: dict[str, asyncio.Task[None]] = {}
 
@@ -90,13 +101,30 @@ class Residents:
         if resident.expiry is not None:
             resident.expiry.cancel()
             resident.expiry = None
+        self.share_out()
+
+    def share_out(self) -> None:
+        """Tell every worker on a GPU its share; to be done whenever models come or go."""
+        for resident, share in shares_of(self.all()):
+            if resident.link is not None:
+                resident.link.grant(share)
 
     # What the guard may ask for (memory/guard.py:Crew).
 
     async def give_back(self, share: Spare) -> int:
         """Ask every worker for its spare bytes; how many came back."""
         links = [resident.link for resident in self.loaded() if resident.link is not None]
-        return sum(await asyncio.gather(*(link.release(share) for link in links)))
+        answers = await asyncio.gather(*(link.release(share) for link in links))
+        return sum(answer.freed for answer in answers if answer is not None)
+
+    async def give_up_spare(self) -> bool:
+        """End the worker that has no model; whether there was one."""
+        return self._spare is not None and await self._spare.give_up()
+
+    def renew_spare(self) -> None:
+        """There is room for such a worker; nothing to do if there is one."""
+        if self._spare is not None:
+            self._spare.refill()
 
     def dispensable(self) -> Sequence[str]:
         """Idle models in the chooser's order. It sees facts and answers with an order: what it cannot do is unload."""

@@ -60,9 +60,11 @@ def check(settings: "Settings", refuse: Complain) -> None:
 
 
 def _check_memory(settings: "Settings", refuse: Complain) -> None:
+    # Written so that it is also true of what is no number, here and below.
+    if not settings.worker_growth >= 0:
+        refuse("worker_growth", "must be a percentage, or 0")
     names = ("memory_warning", "memory_critical", "memory_emergency")
     for name in names:
-        # Written so that it is also true of what is no number.
         if not 0 < getattr(settings, name) <= 100:  # noqa: PLR2004 - percent
             refuse(name, "must be a percentage above 0 and up to 100")
     for lower, higher in pairwise(names):

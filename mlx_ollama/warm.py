@@ -12,11 +12,11 @@ Start = Callable[[], Awaitable[WorkerLink]]
 
 
 class WarmWorker:
-    """Keeps one worker warm; `start` makes one. With `wanted` false workers are made when they are needed."""
+    """Keeps a worker warm as long as one `is_wanted`; else workers are made when they are needed. `start` makes one."""
 
-    def __init__(self, start: Start, *, wanted: bool) -> None:
+    def __init__(self, start: Start, is_wanted: Callable[[], bool]) -> None:
         self._start = start
-        self._wanted = wanted
+        self._is_wanted = is_wanted
         self._warm: WorkerLink | None = None
         self._refilling: asyncio.Task[None] | None = None
 
@@ -34,25 +34,34 @@ class WarmWorker:
 
     def refill(self, after: WorkerLink | None = None) -> None:
         """Warm a worker unless there is one, not before `after` is done with loading: both want the processor."""
-        if self._wanted and (self._refilling is None or self._refilling.done()):
+        is_here = self._warm is not None and self._warm.alive
+        if self._is_wanted() and not is_here and (self._refilling is None or self._refilling.done()):
             self._refilling = asyncio.create_task(self._refill(after))
+
+    async def give_up(self) -> bool:
+        """End the warm worker and wait until its memory is free; whether there was one."""
+        given, self._warm = self._warm, None
+        if given is not None:
+            await given.stop()
+        return given is not None
 
     async def close(self) -> None:
         """End the warm worker; no other one will be made."""
-        self._wanted = False
+        self._is_wanted = lambda: False
         if self._refilling is not None:
             self._refilling.cancel()
             await asyncio.wait([self._refilling])
-        if self._warm is not None:
-            await self._warm.stop()
+        await self.give_up()
 
     async def _refill(self, after: WorkerLink | None) -> None:
         if after is not None:
             await after.settled()
-        if self._warm is not None and self._warm.alive:
+        if not self._is_wanted():
             return
         try:
             self._warm = await self._start()
         except OSError as error:
             # The next load will find out whether it can be made, and tells whoever asked.
             logger.warning("no spare worker can be started: %s", error)
+        if not self._is_wanted():
+            await self.give_up()

@@ -46,6 +46,18 @@ def test_hypercorn_is_known_by_the_server_alone() -> None:
     assert _importers("hypercorn") == {"server.py"}
 
 
+def test_one_thread_of_a_worker_knows_mlx() -> None:
+    """Its streams belong to the thread that made them: what runs on another is text and numbers, and starts here."""
+    beside = {"inbox.py", "preparing.py", "tokenizer.py", "prompt.py", "jinja.py", "grammar.py", "format_schema.py"}
+    threads = {
+        path.name
+        for path in (PACKAGE / "worker").rglob("*.py")
+        if any(word in path.read_text() for word in ("Thread(", "ThreadPoolExecutor(", "to_thread"))
+    }
+    assert threads == {"inbox.py", "preparing.py", "grammar.py"}
+    assert not {f"worker/{name}" for name in beside} & _importers("mlx", "mlx_lm")
+
+
 def test_only_settings_reads_the_environment() -> None:
     readers = {
         str(path.relative_to(PACKAGE))

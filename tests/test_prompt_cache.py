@@ -1,6 +1,8 @@
 """The prompt cache through the door: what a caller sees of it, and what not."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,38 @@ def test_it_goes_out_with_the_first_byte_in_every_dialect(talkative: Server, pat
     body = {"model": "tiny", "messages": messages, "stream": stream, "max_tokens": 6, "options": {"num_predict": 6}}
     told = [_told(talkative.post(path, body).headers[HEADER])["reused"] for _ in range(2)]
     assert int(told[1]) > int(told[0])
+
+
+def test_conversations_at_once_keep_their_own_and_say_what_they_would_without(
+    talkative: Server, tiny_home: Path, tmp_path: Path
+) -> None:
+    """Parallel requests do not push each other's beginnings out, and nothing of one gets into another."""
+
+    def talk(server: Server, word: str) -> tuple[list[Any], list[int]]:
+        messages, said, reused = [], [], []
+        for turn in range(3):
+            messages.append({"role": "user", "content": f"{word} {turn} " * 20})
+            body = {"model": "tiny", "messages": messages, "stream": False, "options": {"num_predict": 12}}
+            answer = server.post("/api/chat", body)
+            said.append((answer.json()["message"]["content"], answer.json()["prompt_eval_count"]))
+            reused.append(int(_told(answer.headers[HEADER])["reused"]))
+            messages.append(answer.json()["message"])
+        return said, reused
+
+    home = tmp_path / "home"
+    home.symlink_to(tiny_home)
+    words = ("bada", "keti", "momo", "zuzu", "lele", "rara")
+    with serving(home, env={"MLX_API_DEBUG": "1", "MLX_API_PROMPT_CACHE_BYTES": "0"}) as forgetful:
+        answers = []
+        for server in (talkative, forgetful):
+            with ThreadPoolExecutor(len(words)) as pool:
+                answers.append(list(pool.map(partial(talk, server), words)))
+    (with_it, without) = answers
+    assert [said for said, _ in with_it] == [said for said, _ in without]
+    for said, reused in with_it:
+        # All of the last turn's prompt but its last few tokens, which ask for an answer.
+        assert all(known > count - 8 for known, (_, count) in zip(reused[1:], said, strict=False)), (reused, said)
+    assert all(not any(reused) for _, reused in without)
 
 
 def test_a_billing_header_does_not_spoil_what_is_remembered(talkative: Server) -> None:

@@ -21,6 +21,7 @@ from mlx_ollama.protocol import (
     Render,
     RenderedPrompt,
     Sampling,
+    Share,
     Step,
     Submit,
     Unloadable,
@@ -51,11 +52,14 @@ FRAMES: list[Frame] = [
     Unloadable("no weights"),
     Unloadable("no room", "memory"),
     Release("buffers"),
-    Released(1 << 40),
+    Release(None),
+    Released(1 << 40, 7),
     Submit(1, PROMPT, replace(SAMPLING, logprobs=0), False, '{"type":"object"}'),
     Submit(1, PROMPT, SAMPLING, False, "", (5, 6, 7)),
+    Share(1 << 40),
     Ping(),
     Pong(),
+    Pong(7),
     Step(((1, Delta("a", (5,), 0)), (2, Delta("é", (6, 7), 3)))),
     Step(
         (

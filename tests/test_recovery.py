@@ -1,6 +1,7 @@
 """When dead workers are replaced, and which prompts are no more tried: on a clock of the test's own."""
 
 import asyncio
+import math
 
 import pytest
 
@@ -134,6 +135,22 @@ def test_what_was_answered_is_above_suspicion_and_what_is_remembered_has_a_bound
             _death(casualties, Case("m", number))
     _death(casualties, Case("m", "x"))
     assert _is_taken(casualties, case)
+
+
+def test_a_step_that_does_not_end_is_noticed_and_a_long_one_is_waited_for() -> None:
+    async def end(step_began: float, step_ends: float) -> tuple[str, float]:
+        pulse, began = Pulse(Care(5, 25, 5)), clock.now()
+
+        def ask() -> None:
+            now = clock.now() - began
+            pulse.at_step(7 if step_began <= now < step_ends else 0)
+            if now < 1000:
+                asyncio.get_running_loop().call_soon(pulse.heard)
+
+        return await pulse.stopped(ask), clock.now() - began
+
+    assert clock.run(end(20.0, math.inf)) == ("has been at one step for 300 s", 325.0)
+    assert clock.run(end(20.0, 310.0)) == ("has not answered for 25 s", 1025.0)
 
 
 def test_silence_is_noticed_within_heartbeat_and_patience() -> None:

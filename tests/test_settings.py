@@ -98,6 +98,8 @@ def test_ollamas_host_and_models_are_not_ours() -> None:
         ({"MLX_API_MEMORY_CRITICAL": "1m"}, "MLX_API_MEMORY_CRITICAL: '1m' is no good for memory_critical"),
         ({"MLX_API_MEMORY_CRITICAL": "80"}, "memory_critical '80': must not be below memory_warning, which is 85"),
         ({"MLX_API_MEMORY_CRITICAL": "99"}, "memory_emergency '98': must not be below memory_critical, which is 99"),
+        ({"MLX_API_WORKER_GROWTH": "-1"}, "worker_growth '-1': must be a percentage, or 0"),
+        ({"MLX_API_WORKER_GROWTH": "nan"}, "worker_growth 'nan': must be a percentage, or 0"),
         ({"MLX_API_DRAIN": "nan"}, "not a finite number"),
         ({"MLX_API_PROFILE": "open"}, "MLX_API_PROFILE: profile 'open': must be one of guarded, ollama"),
         ({"MLX_API_MAX_CONCURRENT": "0"}, "MLX_API_MAX_CONCURRENT: max_concurrent '0': must be above 0"),

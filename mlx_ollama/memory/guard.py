@@ -1,4 +1,7 @@
-"""Watches memory and makes room in it: buffers first, then idle prefixes, then idle models, and refusal at last."""
+"""Watches memory and makes room in it: a worker without a model goes first, then buffers, idle prefixes, idle models.
+
+What does not fit after all that is refused.
+"""
 
 import asyncio
 import logging
@@ -54,6 +57,14 @@ class Crew(Protocol):
         """Ask every worker for its spare bytes; how many came back."""
         ...
 
+    async def give_up_spare(self) -> bool:
+        """End the worker that waits for a model; whether there was one."""
+        ...
+
+    def renew_spare(self) -> None:
+        """Have such a worker again, if there is none."""
+        ...
+
     def dispensable(self) -> Sequence[str]:
         """Idle models by what identifies them, the first to go first, as the chooser has it."""
         ...
@@ -88,6 +99,7 @@ class MemoryGuard:
         self._keep = keep
         self._level = Level.CALM
         self._last: Reading | None = None
+        self._is_short = False
         self._kills = gauge.kills() if gauge else 0
         self._kills_before = self._kills
         # One at a time makes room: two who look at the same free bytes would both take them.
@@ -96,6 +108,11 @@ class MemoryGuard:
     @property
     def is_on(self) -> bool:
         return self._gauge is not None
+
+    @property
+    def is_short(self) -> bool:
+        """Whether memory has been critical and is not calm yet: no time for luxuries."""
+        return self._is_short
 
     def read(self) -> Reading | None:
         """How full memory is now; None if the guard is off."""
@@ -119,6 +136,8 @@ class MemoryGuard:
             return
         level = self.thresholds.level(reading)
         is_news = self._tell(level, reading)
+        if level is Level.CALM:
+            crew.renew_spare()
         if level is Level.EMERGENCY and (is_news or crew.idle()):
             await self.clean_up(crew, f"memory is {reading.percent:.1f} % in use")
         elif level is Level.CRITICAL:
@@ -176,6 +195,7 @@ class MemoryGuard:
         """The emergency: everything goes that is idle. A failure is one without a gauge, too."""
         logger.error("emergency: %s; everything idle is given up", cause)
         async with self._lock:
+            await self._drop_spare(crew)
             for share in SHARES:
                 await self._ask(crew, share)
             for key in crew.idle():
@@ -197,7 +217,7 @@ class MemoryGuard:
 
     def _take(self) -> Reading | None:
         if self._gauge is not None:
-            self._last = self._gauge.read()
+            self._reread()
             self._kills_before, self._kills = self._kills, self._gauge.kills()
         return self._last
 
@@ -218,6 +238,8 @@ class MemoryGuard:
 
     async def _relieve(self, crew: Crew, enough: Callable[[Reading], bool], *, keep: int) -> Reading:
         """The remedies in their order, each only if the one before did not do; how full memory is then."""
+        if self._is_short and await self._drop_spare(crew) and enough(reading := self._reread()):
+            return reading
         for share in SHARES:
             await self._ask(crew, share)
             if enough(reading := self._reread()):
@@ -229,6 +251,11 @@ class MemoryGuard:
                 return reading
         return reading
 
+    async def _drop_spare(self, crew: Crew) -> bool:
+        if is_gone := await crew.give_up_spare():
+            logger.warning("memory: the spare worker is given up")
+        return is_gone
+
     async def _ask(self, crew: Crew, share: Spare) -> None:
         freed = await crew.give_back(share)
         # Every interval of a long shortage asks anew, mostly in vain.
@@ -239,6 +266,8 @@ class MemoryGuard:
         if self._gauge is None:
             raise AssertionError("a guard without a gauge has nothing to relieve")
         self._last = self._gauge.read()
+        level = self.thresholds.level(self._last)
+        self._is_short = level >= Level.CRITICAL or (self._is_short and level > Level.CALM)
         return self._last
 
     def _tell(self, level: Level, reading: Reading) -> bool:

@@ -39,6 +39,7 @@ class Slots:
         self._began: dict[object, float] = {}
         self._turns: deque[asyncio.Future[None]] = deque()
         self._granted = 0
+        self._refused = 0
         self._times: deque[float] = deque(maxlen=REMEMBERED_TIMES)
 
     @property
@@ -66,11 +67,19 @@ class Slots:
     @property
     def retry_after(self) -> int:
         """Whole seconds after which a permit should be free, once those who wait have had theirs."""
-        return max(1, math.ceil(self.service_seconds * (self.waiting + 1) / self.most))
+        return self._expected(self.waiting + 1)
 
     def overloaded(self, setting: str) -> Overloaded:
-        """The error for a request that finds no room for want of `setting`."""
-        return Overloaded(self._message, setting=setting, retry_after=self.retry_after)
+        """The error for a request that finds no room for want of `setting`.
+
+        As many as there are permits are told different times, so that a crowd does not come back as one.
+        """
+        place = self.waiting + 1 + self._refused % self.most
+        self._refused += 1
+        return Overloaded(self._message, setting=setting, retry_after=self._expected(place))
+
+    def _expected(self, place: int) -> int:
+        return max(1, math.ceil(self.service_seconds * place / self.most))
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:

@@ -126,6 +126,8 @@ class _Standing(Collector):
             evictions.add_metric([reason], tally.unloads[reason])
         yield evictions
         yield _counter("worker_deaths", "Workers that ended and should not have.", tally.deaths)
+        replaced = "Idle workers that had grown and were replaced; what they remembered of prompts is lost."
+        yield _counter("worker_replacements", replaced, tally.replaced)
         retried = "Requests that went on in a new worker, from their beginning or in mid-answer."
         yield _counter("retried_requests", retried, tally.tried_again)
         yield _counter("resumed_streams", "Answers that went on in a new worker, text unbroken.", tally.resumed)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mlx_ollama.models.directory import ModelDirectory, NotAModel
 from mlx_ollama.models.embedder import Embedder
 from mlx_ollama.protocol import Frame, Ready
-from mlx_ollama.worker.device import Device, limit_wired_memory
+from mlx_ollama.worker.device import Device, limit_memory
 from mlx_ollama.worker.importing import import_mlx_lm
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def _build_generator(
     prefixes = Prefixes(prompt_cache.budget, chooser(prompt_cache.chooser) if prompt_cache.budget else None)
     loaded = load(directory, device=device.kind)
 
-    limit_wired_memory(device, loaded.weight_bytes)
+    limit = partial(limit_memory, device, loaded.weight_bytes)
+    # All there is, until the gateway says how many share it.
+    limit(device.memory)
     engine = Engine(
         loaded.model,
         Tokenizer(loaded.tokenizer),
@@ -75,6 +77,7 @@ def _build_generator(
         prefixes=prefixes,
         # A GPU's sums depend on the company of a token anyway.
         is_exact=device.kind == "cpu",
+        limit_memory=limit,
     )
     # Models with more than text keep the numbers of their text part to themselves.
     text_config = loaded.config.get("text_config") or {}
@@ -89,9 +92,10 @@ def _build_embedder(
     from mlx_ollama.worker.embedder import load_embedder  # noqa: PLC0415 - see above
 
     loaded = load_embedder(directory, embedder, device)
-    limit_wired_memory(device, loaded.weight_bytes)
+    limit = partial(limit_memory, device, loaded.weight_bytes)
+    limit(device.memory)
     ready = Ready(device.kind, loaded.weight_bytes, device.memory, loaded.longest)
-    return ready, EmbedEngine(loaded, send, device=device.kind, slice_seconds=slice_seconds)
+    return ready, EmbedEngine(loaded, send, device=device.kind, slice_seconds=slice_seconds, limit_memory=limit)
 
 
 def _embedder(directory: Path) -> Embedder | None:

@@ -1,12 +1,21 @@
-"""Which device a worker computes on, and its share of a GPU's wired memory."""
+"""Which device a worker computes on, and how much of a GPU's memory it takes."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import mlx.core as mx
 
+logger = logging.getLogger(__name__)
+
 HEADROOM = 1.25
 """Wired memory of a worker beyond its weights, as a factor: keys and values of a few conversations."""
+
+POOL_PART = 4
+"""Of what its weights leave of a worker's share, this part may be freed arrays that MLX keeps for the next ones."""
+
+LEAST_POOL_BYTES = 64 << 20
+"""However short memory is: without a pool every array of every step is asked of the system."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +24,15 @@ class Device:
 
     kind: Literal["cpu", "gpu"]
     memory: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a worker keeps to, in bytes: wired memory, all memory, and MLX's pool of freed arrays."""
+
+    wired: int
+    memory: int
+    pool: int
 
 
 def select(wanted: str) -> Device:
@@ -38,12 +56,28 @@ def recommended_memory(info: dict[str, Any]) -> int:
     return int(info.get("max_recommended_working_set_size") or info.get("memory_size") or 0)
 
 
-def wired_share(recommended: int, weight_bytes: int) -> int:
-    """How much memory one worker of several may wire: its weights and some headroom, never all there is."""
-    return min(recommended, int(weight_bytes * HEADROOM))
+def limits_of(recommended: int, weight_bytes: int, share: int) -> Limits:
+    """The limits of one worker of several that the gateway gives `share` bytes; never more than is recommended.
+
+    Wired are its weights and some headroom, not all of its share: what is wired nobody else can have.
+    """
+    share = min(share, recommended)
+    pool = max(LEAST_POOL_BYTES, (share - weight_bytes) // POOL_PART)
+    return Limits(wired=min(share, int(weight_bytes * HEADROOM)), memory=share, pool=min(share, pool))
 
 
-def limit_wired_memory(device: Device, weight_bytes: int) -> None:
-    """Take only this worker's share: other models have workers of their own."""
+def limit_memory(device: Device, weight_bytes: int, share: int) -> None:
+    """Take only this worker's share: other models have workers of their own.
+
+    MLX's own limits are for one process that has the GPU to itself: half more than is recommended, pool included.
+    """
+    logger.debug("this worker's share is %d MiB", share >> 20)
     if device.kind == "gpu" and mx.metal.is_available():
-        mx.set_wired_limit(wired_share(device.memory, weight_bytes))
+        apply(limits_of(device.memory, weight_bytes, share))
+
+
+def apply(limits: Limits) -> None:
+    """Set MLX's limits of this process."""
+    mx.set_memory_limit(limits.memory)
+    mx.set_cache_limit(limits.pool)
+    mx.set_wired_limit(limits.wired)

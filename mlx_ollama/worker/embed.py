@@ -12,7 +12,7 @@ import orjson
 
 from mlx_ollama import gojson
 from mlx_ollama.errors import InvalidRequest
-from mlx_ollama.protocol import Cancel, Embed, Embedded, Failed, Frame, Release, Render, Submit
+from mlx_ollama.protocol import Cancel, Embed, Embedded, Failed, Frame, Release, Render, Share, Submit
 from mlx_ollama.worker.embedder import LoadedEmbedder, Vectors, finished
 from mlx_ollama.worker.failure import failure_of
 from mlx_ollama.worker.spare import release
@@ -60,8 +60,8 @@ class EmbedEngine:
     """Owns the model; all of its methods run on the one MLX thread of the process.
 
     Requests take turns, and what is of like length in the others rides along. `slice_seconds` is the time that a batch
-    should take, so that cancellations and newcomers never wait long; one text is never cut, though. `clock` counts
-    nanoseconds.
+    should take, so that cancellations and newcomers never wait long; one text is never cut, though. `limit_memory` is
+    told the bytes that the worker may take, `clock` counts nanoseconds.
     """
 
     def __init__(
@@ -71,10 +71,12 @@ class EmbedEngine:
         *,
         device: Literal["cpu", "gpu"],
         slice_seconds: float,
+        limit_memory: Callable[[int], None] = lambda share: None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._embedder = embedder
         self._send = send
+        self._limit_memory = limit_memory
         self._slice_ns = slice_seconds * 1e9
         self._clock = clock
         self._jobs: dict[int, Job] = {}
@@ -108,6 +110,8 @@ class EmbedEngine:
                 self._jobs.pop(frame.id, None)
             case Release():
                 out.append(release(frame))
+            case Share():
+                self._limit_memory(frame.size)
             case Submit() | Render():
                 out.append(Failed(frame.id, "failed", "this model embeds, it does not generate text"))
             case _:

@@ -21,6 +21,7 @@ from mlx_ollama.protocol import (
     Release,
     Render,
     RenderedPrompt,
+    Share,
     Step,
     Submit,
 )
@@ -76,7 +77,8 @@ class Engine:
 
     `send` takes the frames of one turn of the loop, `new_batch` makes an empty batch, `prefixes` remembers what was
     read. With `is_exact` what another worker has said is read as it was said, token by token, which takes as long.
-    `prefill_slice` is in seconds, `clock` counts nanoseconds.
+    `prefill_slice` is in seconds, `clock` counts nanoseconds; `limit_memory` is told the bytes that the
+    worker may take.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Engine:
         new_batch: Callable[[], Batch],
         prefixes: Prefixes | None = None,
         is_exact: bool = False,
+        limit_memory: Callable[[int], None] = lambda share: None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._tokenizer = tokenizer
@@ -99,6 +102,7 @@ class Engine:
         self._slice_ns = int(prefill_slice * 1e9)
         self._new_batch = new_batch
         self._is_exact = is_exact
+        self._limit_memory = limit_memory
         self._prefixes = Prefixes(0) if prefixes is None else prefixes
         self._prefill = Prefill(model, self._prefixes, clock=lambda: clock() / 1e9)
         self._preparing = Preparing(tokenizer, needs_marks=self._prefill.needs_marks, clock=clock)
@@ -161,7 +165,9 @@ class Engine:
             case Cancel():
                 self._cancel(frame.id, out)
             case Release():
-                out.append(release(frame, self._prefixes.release))
+                out.append(release(frame, self._prefixes))
+            case Share():
+                self._limit_memory(frame.size)
             case Embed():
                 out.append(Failed(frame.id, "failed", "this model generates text, it has no embeddings"))
             case _:

@@ -6,6 +6,7 @@ import queue
 import socket
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 
 from mlx_ollama.framing import Decoder, ProtocolError, encode
 from mlx_ollama.protocol import Frame, Ping, Pong
@@ -26,16 +27,20 @@ class SocketInbox:
         self._sock = sock
         self._outbox = outbox
         self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self._steps = 0
+        self._step = 0
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def take(self, *, wait: bool) -> Iterable[Frame]:
-        """What has arrived; waits for something if asked to."""
+        """What has arrived; waits for something if asked to. Between two calls the model is at a step."""
+        self._step = 0
         frames = [self._frames.get()] if wait else []
-        while True:
-            try:
+        with suppress(queue.Empty):
+            while True:
                 frames.append(self._frames.get_nowait())
-            except queue.Empty:
-                return frames
+        self._steps += 1
+        self._step = self._steps
+        return frames
 
     def _read(self) -> None:
         decoder = Decoder()
@@ -43,7 +48,7 @@ class SocketInbox:
             while data := self._sock.recv(READ_BYTES):
                 for frame in decoder.feed(data):
                     if isinstance(frame, Ping):
-                        self._outbox.send([Pong()])
+                        self._outbox.send([Pong(self._step)])
                     else:
                         self._frames.put(frame)
         except (OSError, ProtocolError):

@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.support.harm import harm
 from tests.support.server import Server, is_busy, serving, wait_until
 
 QUICK = {
@@ -72,6 +73,23 @@ def test_a_worker_that_stands_still_while_it_loads_is_ended(server: Server) -> N
     assert told[0].status_code == 500
     assert "has not answered for 4 s and was ended" in told[0].json()["error"]
     assert server.post("/api/generate", {"model": "slow"}).status_code == 200
+
+
+def test_a_model_that_gets_no_further_is_ended_though_its_worker_answers(home: Path) -> None:
+    """It is asked and says that it lives; but the step that it is at does not end."""
+    with harm() as doing, serving(home, env={**QUICK, "MLX_API_WORKER_PATIENCE": "1", **doing.environment}) as server:
+        body = {"model": "tiny", "prompt": "bada", "options": {"num_predict": 400, "num_ctx": 8192}}
+        whole = server.post("/api/generate", {**body, "stream": False}).json()["response"]
+        worker = _worker(server)
+        text = []
+        with server.client.stream("POST", "/api/generate", json=body) as response:
+            for line in response.iter_lines():
+                text.append(json.loads(line)["response"])
+                if len(text) == 5:
+                    doing.hang(worker)
+        assert "".join(text) == whole
+        assert f"worker {worker.pid} has been at one step for 12 s and is ended" in server.log.read_text()
+        assert server.figure("worker_deaths_total") == server.figure("resumed_streams_total") == 1
 
 
 def test_a_worker_that_reads_a_long_prompt_is_not_dead(server: Server) -> None:

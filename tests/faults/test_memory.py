@@ -2,16 +2,21 @@
 
 import asyncio
 import json
+import logging
+import re
 import shutil
 import signal
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from mlx_ollama.app import Gateway
+from mlx_ollama.memory.gauge import Reading
 from mlx_ollama.policies.eviction import IdleModel
 from tests.support.embedders import write_tiny_encoder
 from tests.support.gateway import Dial, running, until
@@ -100,6 +105,42 @@ def test_critical_unloads_the_least_recently_used_and_an_emergency_the_rest(many
     _run(many, story)
 
 
+def test_the_spare_worker_goes_before_idle_models_and_comes_back_when_all_is_calm(many: Path) -> None:
+    async def story(client: httpx.AsyncClient, gateway: Gateway, dial: Dial) -> None:
+        def spares() -> set[int]:
+            ours = {child.pid for child in psutil.Process().children() if "mlx_ollama.worker" in child.cmdline()}
+            return ours - _pids(gateway)
+
+        async def is_warm() -> bool:
+            return bool(spares())
+
+        async def is_cold() -> bool:
+            return not spares()
+
+        await _embed(client, "a", "b")
+        await until(is_warm, "a spare worker")
+
+        def read() -> Any:
+            # It alone is what makes memory critical.
+            return Reading(int(dial.total * (96 if spares() else 90) / 100), dial.total)
+
+        calm = dial.read
+        dial.read = read  # type: ignore[method-assign]
+        await until(is_cold, "its end")
+        assert await _cached(client) == ["a", "b"]
+        # Between warning and critical there is no time for luxuries, though models are loaded and make one want it.
+        await _embed(client, "c")
+        await asyncio.sleep(0.3)
+        assert not spares()
+        dial.read = calm  # type: ignore[method-assign]
+        await until(is_warm, "another one")
+        dial.percent = 98.0
+        await until(is_cold, "its end, too")
+        await _until_cached(client)
+
+    _run(many, story, spare=True, keep_count=0)
+
+
 def test_models_in_use_are_never_touched_and_go_when_they_are_idle(many: Path) -> None:
     async def story(client: httpx.AsyncClient, gateway: Gateway, dial: Dial) -> None:
         await _embed(client, "a")
@@ -118,6 +159,54 @@ def test_models_in_use_are_never_touched_and_go_when_they_are_idle(many: Path) -
         await _until_cached(client)
 
     _run(many, story)
+
+
+def test_a_model_that_loads_is_never_touched(many: Path) -> None:
+    async def story(client: httpx.AsyncClient, gateway: Gateway, dial: Dial) -> None:
+        await _embed(client, "a")
+        loading = asyncio.create_task(client.post("/api/generate", json={"model": "tiny", "keep_alive": "10m"}))
+
+        async def has_begun() -> bool:
+            return any(resident.link for resident in gateway.pool.loading())
+
+        await until(has_begun, "a load under way")
+        dial.percent = 99.0
+        await _until_cached(client, "tiny")
+        assert gateway.pool.loading()
+        assert not loading.done()
+        dial.percent = 10.0
+        assert (await loading).status_code == 200
+        assert await _cached(client) == ["tiny"]
+        assert gateway.pool.tally.unloads == {"memory": 1}
+
+    _run(many, story)
+
+
+def test_workers_on_a_gpu_are_told_their_shares_as_models_come_and_go(
+    many: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One is taken here for having a GPU; it hears what it is told, though it can do nothing with it."""
+
+    def told() -> list[int]:
+        found = re.findall(r"this worker's share is (\d+) MiB", caplog.text)
+        return [int(share) for share in found if share != "0"]
+
+    async def story(client: httpx.AsyncClient, gateway: Gateway, dial: Dial) -> None:
+        await client.post("/api/generate", json={"model": "tiny"})
+        (resident,) = gateway.pool.residents()
+        assert resident.ready
+        resident.ready = replace(resident.ready, gpu_memory=1000 << 20)
+
+        async def heard() -> bool:
+            return len(told()) > 1
+
+        await _embed(client, "a")
+        await until(heard, "two shares: while the other model loads, and when it turns out to be on a CPU")
+        while_loading, after = told()
+        assert while_loading < after == 1000
+
+    with caplog.at_level(logging.DEBUG):
+        _run(many, story, log_level="debug")
 
 
 def test_an_operators_chooser_is_asked_and_cannot_reach_further(many: Path) -> None:

@@ -85,6 +85,24 @@ def test_each_remedy_is_used_only_if_the_one_before_did_not_do() -> None:
     assert list(world.models) == ["b", "c"]
 
 
+def test_a_worker_without_a_model_goes_first_and_comes_back_when_all_is_calm() -> None:
+    world = World(94, a=0.5)
+    world.spare["buffers"], world.warm = 1 * GB, 1 * GB
+    guard = _guard(world, keep=0)
+    done = []
+    for base in (94, 90, 94.4, 80, 97):
+        world.base, world.deeds = int(base * GB), []
+        asyncio.run(guard.sample(world))
+        done.append((world.deeds, guard.is_short))
+    assert done == [
+        (["spare worker", "buffers"], True),
+        ([], True),
+        ([], True),
+        (["spare worker again"], False),
+        (["spare worker", "buffers", "prefixes", "unload a"], True),
+    ]
+
+
 def test_an_emergency_takes_everything_idle_and_nothing_in_use() -> None:
     world = World(97, a=0.5, b=0.5, c=0.5)
     world.busy = {"b"}

@@ -9,19 +9,23 @@ GB = 1 << 30
 
 
 class World:
-    """`base` bytes are other people's. Models are idle unless `busy`; `spare` is what workers can give back."""
+    """`base` bytes are other people's. Models are idle unless `busy`; `spare` is what workers can give back.
+
+    `warm` are those of the worker without a model, None if none is wanted.
+    """
 
     def __init__(self, base: float, *, total: int = 100 * GB, **models: float) -> None:
         self.base, self.total = int(base * GB), total
         self.models = {name: int(size * GB) for name, size in models.items()}
         self.busy: set[str] = set()
         self.spare: dict[Spare, int] = {"buffers": 0, "prefixes": 0}
+        self.warm: int | None = None
         self.pledged = 0
         self.oom_kills = 0
         self.deeds: list[str] = []
 
     def read(self) -> Reading:
-        return Reading(self.base + sum(self.models.values()) + sum(self.spare.values()), self.total)
+        return Reading(self.base + sum(self.models.values()) + sum(self.spare.values()) + (self.warm or 0), self.total)
 
     def kills(self) -> int:
         return self.oom_kills
@@ -30,6 +34,17 @@ class World:
         self.deeds.append(share)
         freed, self.spare[share] = self.spare[share], 0
         return freed
+
+    async def give_up_spare(self) -> bool:
+        if is_there := bool(self.warm):
+            self.deeds.append("spare worker")
+            self.warm = 0
+        return is_there
+
+    def renew_spare(self) -> None:
+        if self.warm == 0:
+            self.deeds.append("spare worker again")
+            self.warm = 1 * GB
 
     def dispensable(self) -> Sequence[str]:
         return self.idle()

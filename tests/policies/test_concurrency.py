@@ -138,6 +138,28 @@ def test_when_to_come_again_is_measured() -> None:
     run(main())
 
 
+def test_a_crowd_that_is_refused_does_not_come_back_as_one() -> None:
+    async def main() -> None:
+        slots = _slots(5)
+
+        async def hold() -> None:
+            async with slots.taken():
+                await asyncio.sleep(20.0)
+
+        await asyncio.create_task(hold())
+        holding = [asyncio.create_task(hold()) for _ in range(5)]
+        await settle()
+        told = []
+        for _ in range(7):
+            with pytest.raises(Overloaded) as refused:
+                await hold()
+            told.append(refused.value.retry_after)
+        assert told == [4, 8, 12, 16, 20, 4, 8]
+        await asyncio.wait(holding)
+
+    run(main())
+
+
 def test_those_who_wait_are_let_in_in_order() -> None:
     async def main() -> None:
         slots = _slots(2, queue=3, patience=60.0)

@@ -1,11 +1,14 @@
 """Harm from within: what a real process is made to do by `saboteur/sitecustomize.py`, at the moment a test chooses."""
 
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from tests.support.server import wait_until
 
@@ -38,6 +41,15 @@ class Harm:
         """Give it back, if it still lives."""
         with suppress(ConnectionRefusedError):
             self._order(pid, "feed")
+
+    def hang(self, worker: psutil.Process) -> None:
+        """Have the model's thread stand still, and no other."""
+        wait_until((self._folder / str(worker.pid)).exists, "the saboteur in it")
+        worker.send_signal(signal.SIGUSR1)
+
+    def leak(self, pid: int, mebibytes: int) -> None:
+        """Take memory and never use it."""
+        self._order(pid, f"leak {mebibytes}")
 
     def shift(self, pid: int, seconds: float) -> None:
         """Set its wall clock forward, or back."""

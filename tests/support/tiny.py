@@ -28,6 +28,7 @@ def write_tiny_model(
     hidden: int = 64,
     layers: int = 2,
     heads: int = 4,
+    head: int = 0,
     vocabulary: int = VOCABULARY,
     seed: int = 0,
     scale: float = 3.0,
@@ -36,7 +37,8 @@ def write_tiny_model(
 ) -> Path:
     """A llama with an untied head and scaled random weights, so that its greedy text varies.
 
-    `ends` False forbids the end token, so that every answer is as long as it is asked to be.
+    `head` is the size of a head if it is not the usual one: large ones make a cache large for little work. `ends` False
+    forbids the end token, so that every answer is as long as it is asked to be.
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_tokenizer(directory, vocabulary)
@@ -47,6 +49,7 @@ def write_tiny_model(
         "intermediate_size": hidden * 3,
         "num_attention_heads": heads,
         "num_key_value_heads": heads // 2,
+        "head_dim": head or hidden // heads,
         "rms_norm_eps": 1e-5,
         "vocab_size": vocabulary,
         "max_position_embeddings": context,

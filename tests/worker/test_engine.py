@@ -343,10 +343,13 @@ def test_buffers_are_given_back_when_asked_for(machine: Machine) -> None:
         machine.run([submit(number, "bada " * 50)])
         held = mx.get_cache_memory()
         assert held > 0
+        machine.engine.turn([Release(None)])
+        assert machine.sent[-1] == Released(0, held)
         machine.engine.turn([Release("buffers")])
         released = machine.sent[-1]
         assert isinstance(released, Released)
         assert released.freed >= held
+        assert released.left == 0
         assert mx.get_cache_memory() == 0
     machine.engine.turn([Release("prefixes")])
-    assert machine.sent[-1] == Released(0)
+    assert machine.sent[-1] == Released(0, 0)

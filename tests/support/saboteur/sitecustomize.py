@@ -2,12 +2,14 @@
 
 import os
 import resource
+import signal
 import socket
 import sys
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 _DOOR = Path(os.environ["SABOTEUR"]) / str(os.getpid())
 _HOARD_PIECES = (1 << 24, 1 << 20, 1 << 16, 1 << 12, 1 << 9)
@@ -45,6 +47,12 @@ def _feed(how: str) -> None:
     _hoard.clear()
 
 
+def _leak(mebibytes: str) -> None:
+    """Hold memory that nobody uses, as libraries do that forget to free it."""
+    # No byte is nothing, or the system would not give a page for it before somebody writes there.
+    _hoard.append(b"x" * (int(mebibytes) << 20))
+
+
 def _shift(seconds: str) -> None:
     """Set the wall clock of this process, by so much; the monotonic clock is nobody's to set."""
     by = float(seconds)
@@ -53,7 +61,7 @@ def _shift(seconds: str) -> None:
     setattr(time, "time_ns", lambda: wall_ns() + int(by * 1e9))  # noqa: B010 - see above
 
 
-_DEEDS = {"exit": _exit, "say": _say, "starve": _starve, "feed": _feed, "shift": _shift}
+_DEEDS = {"exit": _exit, "say": _say, "starve": _starve, "feed": _feed, "leak": _leak, "shift": _shift}
 
 
 def _socket() -> int:
@@ -69,6 +77,21 @@ def _listen() -> None:
             deed, _, how = words[:size].decode().partition(" ")
             _DEEDS[deed](how)
 
+
+def _hang(number: int, frame: FrameType | None) -> None:
+    """The main thread, which is the model's, goes no further; the others do, unless it has what they wait for."""
+    inner = frame
+    while inner is not None:
+        if inner.f_code.co_filename.endswith("inbox.py"):
+            os.kill(os.getpid(), number)
+            return
+        inner = inner.f_back
+    time.sleep(1 << 20)
+
+
+if "mlx_ollama.worker" in sys.orig_argv:
+    # Handlers run in the main thread, wherever it is.
+    signal.signal(signal.SIGUSR1, _hang)
 
 if {"mlx_ollama", "mlx_ollama.worker"} & set(sys.orig_argv):
     threading.Thread(target=_listen, daemon=True).start()
