@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -178,6 +179,29 @@ def test_a_model_that_cannot_be_loaded(server: Server, tiny_directory: Path, tmp
     (broken / "model.safetensors").write_bytes(weights)
     body = {"model": "broken", "prompt": "x", "stream": False, "options": {"num_predict": 1}}
     assert server.post("/api/generate", body).json()["eval_count"] == 1
+
+
+def test_loads_that_fail_open_the_breaker_and_one_trial_closes_it(
+    home: Path, tiny_directory: Path, tmp_path: Path
+) -> None:
+    """What fails in words is not made once more for those who wait; it counts all the same."""
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_directory, broken)
+    assert run_cli("import", "broken", str(broken), "--home", str(home)).returncode == 0
+    tokenizer = (broken / "tokenizer.json").read_bytes()
+    (broken / "tokenizer.json").write_bytes(b"{}")
+    body = {"model": "broken", "prompt": "x", "stream": False, "options": {"num_predict": 1}}
+    with serving(home, env={"MLX_API_WORKER_BREAKER": "2", "MLX_API_WORKER_BREAKER_OPEN": "5"}) as server:
+        failed = [server.post("/api/generate", body) for _ in range(2)]
+        assert [answer.status_code for answer in failed] == [500, 500]
+        refused = server.post("/api/generate", body)
+        assert refused.status_code == 503
+        assert "broken:latest has failed to load 2 times in a row" in refused.json()["error"]
+        assert 1 <= int(refused.headers["retry-after"]) <= 5
+        assert (server.figure("worker_deaths_total"), server.figure(FAILED_LOADS)) == (0, 2)
+        (broken / "tokenizer.json").write_bytes(tokenizer)
+        tried = wait_until(lambda: (answer := server.post("/api/generate", body)).status_code == 200 and answer, "it")
+        assert tried.json()["eval_count"] == 1
 
 
 def test_a_load_whose_worker_dies_is_made_once_more_and_then_told(server: Server) -> None:
