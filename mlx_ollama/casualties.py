@@ -3,8 +3,8 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -27,16 +27,12 @@ REMEMBERED_PROMPTS = 1024
 @dataclass(eq=False)
 class Case:
     """A request as far as deaths are concerned. `key` is the digest of the weights that it is about, `asked` is what
-    a worker gets to read.
-
-    A `victim` has been with a worker that died; it `has_proved` itself as soon as a worker has brought forth a part of
-    its answer.
+    a worker gets to read. A `victim` has been with a worker that died.
     """
 
     key: str
     asked: object
     victim: bool = False
-    has_proved: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -49,11 +45,11 @@ class Case:
 
 
 class Casualties:
-    """Counts the deaths at which a prompt was there, and lets the victims of one go on one after the other.
+    """Counts the deaths at which a prompt was there, and lets those that were at one be tried one at a time.
 
-    If a worker dies in which a victim has just tried again, it was probably that one, or somebody else of whom nothing
-    has been heard in there either: those whose answers were going on already are not blamed. Else all are. What has
-    been answered to its end is above suspicion. `clock` counts seconds.
+    Everybody who was there is blamed: who of them it was, nobody can see. But since no two of them ever share a worker
+    again, the next death is that of one of them alone, so the others live. What has been answered to its end is above
+    suspicion. `clock` counts seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,7 +61,6 @@ class Casualties:
     @contextmanager
     def present(self, case: Case, link: WorkerLink) -> Iterator[None]:
         """While this lasts, a death of the worker is one at which the prompt was there."""
-        case.has_proved = False
         # Nothing can be sent to a worker that is dead already.
         cases = self._present.setdefault(link, set()) if link.alive else set()
         cases.add(case)
@@ -76,39 +71,50 @@ class Casualties:
 
     def died(self, link: WorkerLink) -> None:
         """Blame a worker's death on who was there; whoever hears of it first says so, the others may, too."""
-        cases = self._present.pop(link, set())
-        unproved = {case for case in cases if not case.has_proved}
-        suspects = unproved if any(case.victim for case in unproved) else cases
-        for digest in {case.digest for case in suspects}:
+        for digest in {case.digest for case in self._present.pop(link, set())}:
             count, _ = self._deaths.pop(digest, (0, 0.0))
             self._deaths[digest] = count + 1, self._clock()
         while len(self._deaths) > REMEMBERED_PROMPTS:
             self._deaths.popitem(last=False)
 
-    def check(self, case: Case) -> None:
-        """Let a prompt be tried.
+    def check(self, case: Case) -> int:
+        """Let a prompt be tried; how many deaths it was at.
 
         Raises:
-            Poisonous: if it was there too often when a worker died.
+            Poisonous: if those are too many.
         """
         now = self._clock()
         while self._deaths and now - next(iter(self._deaths.values()))[1] >= REMEMBERED_SECONDS:
             self._deaths.popitem(last=False)
         # Digests of long prompts take their time, and are hardly ever needed.
-        if self._deaths and self._deaths.get(case.digest, (0, 0.0))[0] >= MOST_DEATHS:
+        deaths, _ = self._deaths.get(case.digest, (0, 0.0)) if self._deaths else (0, 0.0)
+        if deaths >= MOST_DEATHS:
             raise Poisonous(
                 f"the model worker has stopped {MOST_DEATHS} times while it had this prompt, which is therefore not "
                 f"tried again for {REMEMBERED_SECONDS / 60:g} minutes"
             )
+        return deaths
 
     def acquit(self, case: Case) -> None:
         """It has been answered to its end."""
         if self._deaths:
             self._deaths.pop(case.digest, None)
 
-    def turn(self, case: Case) -> asyncio.Lock:
-        """Held by the victim that is trying again; one for each model."""
+    @asynccontextmanager
+    async def turn(self, case: Case) -> AsyncIterator[None]:
+        """While a prompt is tried; one that was at a death waits here while another such prompt of its model is tried.
+
+        Whoever sends such a prompt, it is the same suspect: its client may have left, and asked again.
+
+        Raises:
+            Poisonous: if it was at too many.
+        """
+        if not self.check(case):
+            yield
+            return
         lock = self._turns.get(case.key)
         if lock is None:
             lock = self._turns[case.key] = asyncio.Lock()
-        return lock
+        async with lock:
+            self.check(case)
+            yield

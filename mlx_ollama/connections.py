@@ -30,6 +30,11 @@ class Connections:
                 # Whoever reads or writes on it now learns that it has ended, and closes it.
                 connection.shutdown(socket.SHUT_RDWR)
 
+    def hang_up_on_all(self) -> None:
+        """End every connection that is left, as `hang_up` does."""
+        for address in list(self._sockets):
+            self.hang_up(address)
+
 
 class Listener(socket.socket):
     """A listening socket that enters what it accepts into `connections`.

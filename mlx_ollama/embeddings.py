@@ -101,7 +101,7 @@ class EmbeddingService:
                 )
                 async with aclosing(pieces):
                     async for piece in pieces:
-                        await request.goes_on()
+                        request.goes_on()
                         tokens += piece.tokens
                         for index, vector in piece.vectors:
                             vectors[index] = Written(vector)

@@ -151,7 +151,8 @@ class Pool:
 
     def _resident(self, model: StoredModel, demand: Demand | None) -> Resident:
         found = self._residents.find(model.weights_digest)
-        if found is not None and (found.link is None or found.link.alive):
+        # What is still loading is shared, whatever has become of its worker: the load knows what to do about it.
+        if found is not None and (found.ready is None or found.link is None or found.link.alive):
             return found
         if found is not None and found.link is not None:
             # Its socket is closed, but its process may still hold the weights.
@@ -181,19 +182,29 @@ class Pool:
             resident.link = await self._start(resident.model)
             resident.ready = await resident.link.loaded(self._load_timeout)
         except Exception as error:
-            self._residents.forget(resident)
-            if resident.link is not None:
-                if resident.link.fell:
-                    self._mourn(resident)
-                self._residents.stop(resident, resident.link)
-            self._count_failure(resident, error)
             logger.warning("%s cannot be loaded: %s", resident.name, error)
+            self._count_failure(resident, error)
+            if self._lose(resident) and not isinstance(error, OutOfMemory) and self._recovery.forgives(resident.key):
+                # Whoever waits for it need not know that it took two workers.
+                resident.is_restart, resident.promised = True, 0
+                return await self._load(resident, demand)
+            self._residents.forget(resident)
             if isinstance(error, OSError):
                 raise LoadFailed(f"no worker can be started: {error}") from error
             raise
         self._arrived(resident, resident.ready, time.monotonic() - began)
         self._chore(self._watch(resident, resident.link))
         return resident.ready
+
+    def _lose(self, resident: Resident) -> bool:
+        """Have the worker end that has not come up; whether it has died, which nobody asked of it."""
+        link, resident.link = resident.link, None
+        if link is None:
+            return False
+        self._residents.stop(resident, link)
+        if link.fell:
+            self._mourn(resident)
+        return link.fell
 
     async def _pause(self, resident: Resident) -> None:
         if pause := self._recovery.pause(resident.key):

@@ -71,6 +71,13 @@ class Recovery:
         """Whether the next start replaces a worker that has died."""
         return key in self._histories and self._histories[key].is_down
 
+    def forgives(self, key: str) -> bool:
+        """Whether a start whose worker has died may be made once more for those who wait: it was the only death lately,
+        and there may be another reason for it than the model.
+        """
+        history = self._history(key)
+        return len(history.deaths) == 1 and not history.breaker.is_open
+
     def admit(self, key: str, name: str) -> None:
         """Let a start be tried; that of an open breaker's trial is taken by this.
 

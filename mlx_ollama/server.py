@@ -95,10 +95,14 @@ async def _serve(gateway: Gateway, settings: Settings, listener: Listener, lifel
         await _drain(gateway, settings.drain)
         await asyncio.wait((server,), timeout=LAST_WORDS_SECONDS)
     stop.cancel()
+    if not server.done():
+        # A request of which the rest does not come, a reader that does not read: they have had their time.
+        gateway.limits.connections.hang_up_on_all()
+        await asyncio.wait((server,), timeout=LAST_WORDS_SECONDS)
     if server.done():
         server.result()
         return
-    # A connection that neither reads nor closes must not keep us; its task is cancelled, the workers end all the same.
+    # A connection that does not close even so must not keep us; its task is cancelled, the workers end all the same.
     server.cancel()
     await asyncio.wait((server,), timeout=LAST_WORDS_SECONDS)
     if server.done() and not server.cancelled() and (error := server.exception()):

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -58,7 +58,7 @@ class Request:
     ) -> None:
         self._pool, self._casualties, self._case = pool, casualties, case
         self._model, self._keep_alive, self._demand = model, keep_alive, demand
-        self._turn = AsyncExitStack()
+        self._is_heard_of = False
 
     @asynccontextmanager
     async def attempt(self) -> AsyncIterator[Lease]:
@@ -68,31 +68,28 @@ class Request:
             Poisonous: if this prompt was with too many workers that died.
             MlxOllamaError: as `Pool.lease` does.
         """
-        async with AsyncExitStack() as self._turn:
-            if self._case.victim:
-                await self._turn.enter_async_context(self._casualties.turn(self._case))
-            self._casualties.check(self._case)
-            async with self._pool.lease(self._model, self._keep_alive, self._demand) as lease:
-                with self._casualties.present(self._case, lease.link):
-                    try:
-                        yield lease
-                        self._casualties.acquit(self._case)
-                    except WorkerDied as error:
-                        self._casualties.died(lease.link)
-                        self._case.victim = True
-                        logger.warning("a request of %s has lost its worker: %s", self._model.name.display, error)
-                        self._casualties.check(self._case)
+        async with (
+            self._casualties.turn(self._case),
+            self._pool.lease(self._model, self._keep_alive, self._demand) as lease,
+        ):
+            self._is_heard_of = False
+            with self._casualties.present(self._case, lease.link):
+                try:
+                    yield lease
+                    self._casualties.acquit(self._case)
+                except WorkerDied as error:
+                    self._casualties.died(lease.link)
+                    self._case.victim = True
+                    logger.warning("a request of %s has lost its worker: %s", self._model.name.display, error)
+                    self._casualties.check(self._case)
 
-    async def goes_on(self, known: int = 0) -> None:
-        """Its worker has brought forth something: the next victim may try. `known` tokens of it came from others."""
-        if self._case.has_proved:
-            return
-        self._case.has_proved = True
-        await self._turn.aclose()
-        if self._case.victim:
+    def goes_on(self, known: int = 0) -> None:
+        """Its worker has brought forth something. `known` tokens of the answer came from others."""
+        if self._case.victim and not self._is_heard_of:
             self._pool.tally.tried_again += 1
             self._pool.tally.resumed += known > 0
             logger.warning("%s goes on with a request in a new worker after %d tokens", self._model.name.display, known)
+        self._is_heard_of = True
 
     async def events(self, ask: Ask) -> AsyncGenerator[Event | Leased, None]:
         """An answer, `Leased` in front; whoever reads it does not see where one worker ends and another begins.
@@ -112,7 +109,7 @@ class Request:
                             if answer.is_new(Recalled):
                                 yield event
                             continue
-                        await self.goes_on(len(answer.tokens))
+                        self.goes_on(len(answer.tokens))
                         if isinstance(event, Delta):
                             answer.grows(event)
                             lease.reached((self._demand.prompt if self._demand else 0) + len(answer.tokens))

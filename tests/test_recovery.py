@@ -45,6 +45,21 @@ def test_the_first_replacement_comes_at_once_the_others_wait_ever_longer() -> No
     assert recovery.pause("a") == 0
 
 
+def test_a_start_that_died_is_made_once_more_unless_there_were_other_deaths_or_the_breaker_is_open() -> None:
+    time = Clock()
+    recovery = Recovery(clock=time)
+    recovery.died("a")
+    assert recovery.forgives("a")
+    recovery.died("a")
+    assert not recovery.forgives("a")
+    time.now += WINDOW_SECONDS
+    recovery.died("a")
+    for _ in range(5):
+        assert recovery.forgives("a")
+        recovery.failed("a", "killed")
+    assert not recovery.forgives("a")
+
+
 def test_five_failed_starts_are_followed_by_a_minute_of_rest_and_one_trial() -> None:
     time = Clock()
     recovery = Recovery(clock=time)
@@ -74,20 +89,16 @@ def test_five_failed_starts_are_followed_by_a_minute_of_rest_and_one_trial() -> 
     recovery.admit("a", "tiny:latest")
 
 
-def _death(casualties: Casualties, *cases: Case, proved: tuple[Case, ...] = ()) -> None:
+def _death(casualties: Casualties, *cases: Case) -> None:
     link = Link()
     held = [casualties.present(case, link) for case in cases]  # type: ignore[arg-type]
     for one in held:
         one.__enter__()
-    for case in proved:
-        case.has_proved = True
     casualties.died(link)  # type: ignore[arg-type]
     # Whoever hears of it later changes nothing.
     casualties.died(link)  # type: ignore[arg-type]
     for one in held:
         one.__exit__(None, None, None)
-    for case in cases:
-        case.victim = True
 
 
 def _is_taken(casualties: Casualties, case: Case) -> bool:
@@ -113,14 +124,38 @@ def test_a_prompt_that_was_there_at_two_deaths_is_out_for_a_while() -> None:
     assert _is_taken(casualties, Case("model", "x"))
 
 
-def test_of_those_who_go_on_only_the_one_that_has_just_tried_again_is_blamed() -> None:
+def test_prompts_that_were_at_a_death_are_tried_one_at_a_time_others_at_once() -> None:
+    casualties, tried = Casualties(Clock()), []
+
+    async def attempt(model: str, prompt: str) -> None:
+        async with casualties.turn(Case(model, prompt)):
+            tried.append((prompt, "begins"))
+            await asyncio.sleep(1)
+            tried.append((prompt, "ends"))
+
+    async def all_at_once() -> None:
+        await asyncio.gather(attempt("m", "a"), attempt("m", "b"), attempt("m", "new"), attempt("other", "c"))
+
+    _death(casualties, Case("m", "a"), Case("m", "b"))
+    _death(casualties, Case("other", "c"))
+    clock.run(all_at_once())
+    assert tried[:3] == [("a", "begins"), ("new", "begins"), ("c", "begins")]
+    assert tried[-2:] == [("b", "begins"), ("b", "ends")]
+
+
+def test_whoever_waits_for_its_turn_may_be_out_before_it_comes() -> None:
     casualties = Casualties(Clock())
-    innocent, poison, late = Case("m", "innocent"), Case("m", "poison"), Case("m", "late")
-    _death(casualties, innocent, poison)
-    _death(casualties, innocent, poison, late, proved=(innocent,))
-    assert [_is_taken(casualties, case) for case in (innocent, poison, late)] == [True, False, True]
-    _death(casualties, innocent, late, proved=(innocent, late))
-    assert [_is_taken(casualties, case) for case in (innocent, late)] == [False, False]
+
+    async def twice() -> list[object]:
+        async def attempt() -> None:
+            async with casualties.turn(Case("m", "x")):
+                await asyncio.sleep(1)
+                _death(casualties, Case("m", "x"))
+
+        return [type(result) for result in await asyncio.gather(attempt(), attempt(), return_exceptions=True)]
+
+    _death(casualties, Case("m", "x"))
+    assert clock.run(twice()) == [type(None), Poisonous]
 
 
 def test_what_was_answered_is_above_suspicion_and_what_is_remembered_has_a_bound() -> None:

@@ -21,6 +21,9 @@ about, in real processes, at the moment that the second column names. In every r
 (Where the fault is the end of the gateway itself, all this is asked of the next one.) *Answered* is an answer in full,
 its text unchanged; *told* is an error in the caller's dialect: a status before the first byte, a last line after it.
 
+*And SIGTERM* is SIGTERM to the gateway while the fault is under way: it ends within its budget with exit status 0, no
+worker is left, nothing that was stored is lost, and the next gateway answers as this one did.
+
 | fault | when | what comes of it | shown by |
 |---|---|---|---|
 """
@@ -74,10 +77,10 @@ def written() -> set[str]:
 
 
 def write(rows: Iterable[Row]) -> None:
-    """Replace what the table has of the rows' modules."""
+    """Replace what the table has of the rows' modules, and of those that are gone."""
     new = sorted(rows, key=lambda row: row.module)
-    ours = {row.module for row in new}
-    old = [line for line in _lines() if line.rsplit("`", 2)[-2] not in ours]
+    others = {file.name for file in FILE.parent.glob("test_*.py")} - {row.module for row in new}
+    old = [line for line in _lines() if line.rsplit("`", 2)[-2] in others]
     lines = sorted([*old, *(row.text for row in new)], key=lambda line: line.rsplit("`", 2)[-2])
     FILE.write_text(PREFACE + "".join(f"{line}\n" for line in lines))
 

@@ -22,7 +22,7 @@ REST_SECONDS = 30.0
 
 GOOD_TOKENS = 4
 
-ANSWERED, TOLD = "answered", "told"
+ANSWERED, TOLD, HUNG_UP = "answered", "told", "hung up on"
 EITHER = f"{ANSWERED} or {TOLD}"
 
 
@@ -97,9 +97,10 @@ def standing(server: Server, text: str, model: str = "tiny") -> Iterator[None]:
 class Ask:
     """A request that streams in a thread of its own; `lines` are what has come of it so far."""
 
-    def __init__(self, url: str, body: dict[str, Any], pool: ThreadPoolExecutor) -> None:
+    def __init__(self, url: str, body: dict[str, Any], pool: ThreadPoolExecutor, path: str = "/api/generate") -> None:
         self.lines: list[dict[str, Any]] = []
-        self._url, self._body = url, body
+        self.body = body
+        self._url = url + path
         self._done: Future[int] = pool.submit(self._run)
 
     @property
@@ -107,10 +108,13 @@ class Ask:
         return "".join(line.get("response", "") for line in self.lines)
 
     def outcome(self) -> str:
-        """Answered or told; anything else is a fault of ours."""
-        status = self._done.result(REST_SECONDS * 2)
+        """Answered, told or hung up on; anything else is a fault of ours."""
+        try:
+            status = self._done.result(REST_SECONDS * 2)
+        except httpx.TransportError:
+            return HUNG_UP
         last = self.lines[-1]
-        if status == httpx.codes.OK and last.get("done"):
+        if status == httpx.codes.OK and (last.get("done") or last.get("status") == "success"):
             return ANSWERED
         assert set(last) == {"error"}, last
         assert last["error"]
@@ -118,9 +122,7 @@ class Ask:
         return TOLD
 
     def _run(self) -> int:
-        with httpx.stream(
-            "POST", f"{self._url}/api/generate", json=self._body, timeout=120, trust_env=False
-        ) as response:
+        with httpx.stream("POST", self._url, json=self.body, timeout=120, trust_env=False) as response:
             self.lines.extend(json.loads(line) for line in response.iter_lines())
         return response.status_code
 

@@ -25,6 +25,14 @@ class Harm:
     def environment(self) -> dict[str, str]:
         return {"PYTHONPATH": f"{_GUILT}:{Path(__file__).parents[2]}", "SABOTEUR": str(self._folder)}
 
+    def pids(self) -> list[int]:
+        """Every process that was ever started with it, living or dead."""
+        return [int(door.name) for door in self._folder.iterdir()]
+
+    def poison(self, words: str, seconds: float) -> dict[str, str]:
+        """An environment in which a worker dies of whatever has these words in it, so long after it got to read it."""
+        return self.environment | {"SABOTEUR_POISON": words, "SABOTEUR_POISON_SECONDS": str(seconds)}
+
     def exit(self, pid: int, status: int) -> None:
         """End at once, without a word."""
         self._order(pid, f"exit {status}")

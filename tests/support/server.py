@@ -167,8 +167,8 @@ def deaf(server: Server, body: Any) -> Iterator[socket.socket]:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         connection.connect((server.host, server.port))
-        head = f"POST /api/generate HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(content)}\r\n\r\n"
-        connection.sendall(head.encode() + content)
+        head = "POST /api/generate HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+        connection.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
         yield connection
 
 

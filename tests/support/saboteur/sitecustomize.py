@@ -68,6 +68,20 @@ def _socket() -> int:
     return int(sys.orig_argv[sys.orig_argv.index("--fd") + 1])
 
 
+def _be_poisonable(poison: bytes, seconds: float) -> None:
+    """Whatever has these words in it is the end of whoever reads it, as Metal would end it: so long afterwards."""
+    import orjson  # noqa: PLC0415 - most processes have no use for it here
+
+    read = orjson.loads
+
+    def taste(body: bytes) -> object:
+        if poison in bytes(body):
+            threading.Timer(seconds, os.abort).start()
+        return read(body)
+
+    setattr(orjson, "loads", taste)  # noqa: B010 - it is nobody's attribute to assign otherwise
+
+
 def _listen() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as orders:
         orders.bind(str(_DOOR))
@@ -95,3 +109,5 @@ if "mlx_ollama.worker" in sys.orig_argv:
 
 if {"mlx_ollama", "mlx_ollama.worker"} & set(sys.orig_argv):
     threading.Thread(target=_listen, daemon=True).start()
+if "mlx_ollama.worker" in sys.orig_argv and "SABOTEUR_POISON" in os.environ:
+    _be_poisonable(os.environ["SABOTEUR_POISON"].encode(), float(os.environ["SABOTEUR_POISON_SECONDS"]))
