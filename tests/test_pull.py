@@ -244,17 +244,18 @@ def test_a_killed_pull_goes_on_where_it_was(tmp_path: Path, registry: LocalRegis
     assert len(registry.ranges) == 1
 
 
-def test_a_pull_that_its_client_leaves_is_taken_up(server: Server, registry: LocalRegistry) -> None:
+def test_a_pull_that_its_client_leaves_is_taken_up(tmp_path: Path, registry: LocalRegistry) -> None:
     layer = registry.manifest.layers[0]
     registry.stalls, registry.breaks = True, [layer.size // 2]
-    body = {"model": f"http://{registry.host}/ns/left", "insecure": True}
-    partial = Blobs(server.home / "models" / "blobs").path(f"{layer.digest}-partial")
-    with server.client.stream("POST", "/api/pull", json=body) as response:
-        wait_until(lambda: partial.is_file() and partial.stat().st_size > 1000, "a part of the blob")
-        next(response.iter_lines())
-    assert not (server.home / "models" / "manifests" / registry.host).exists()
-    registry.stalls, registry.breaks = False, []
-    assert server.lines("/api/pull", body)[-1] == {"status": "success"}
+    body = {"model": f"http://{registry.host}/ns/m", "insecure": True}
+    partial = Blobs(tmp_path / "models" / "blobs").path(f"{layer.digest}-partial")
+    with serving(tmp_path) as server:
+        with server.client.stream("POST", "/api/pull", json=body) as response:
+            wait_until(lambda: partial.is_file() and partial.stat().st_size > 1000, "a part of the blob")
+            next(response.iter_lines())
+        assert not (tmp_path / "models" / "manifests").exists()
+        registry.stalls, registry.breaks = False, []
+        assert server.lines("/api/pull", body)[-1] == {"status": "success"}
     assert registry.ranges
     assert not partial.exists()
 
