@@ -172,7 +172,7 @@ def _warm(settings: Settings, guard: MemoryGuard) -> WarmWorker:
             verdict=guard.verdict,
         )
 
-    return WarmWorker(start, lambda: settings.spare and not guard.is_short)
+    return WarmWorker(start, lambda: settings.spare and not guard.is_short, pause=settings.spare_pause)
 
 
 def _pool(settings: Settings, guard: MemoryGuard, warm: WarmWorker) -> Pool:

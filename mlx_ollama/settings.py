@@ -162,6 +162,7 @@ class Settings:
     spare: bool = _setting(
         default=True, help_text="keep a worker ready that has everything but a model, so that a load takes less time"
     )
+    spare_pause: float = _setting(2.0, "how long after a load the next such worker is begun")
     prompt_cache_bytes: int = _setting(
         1 << 30, "most bytes of prompts and answers that a model remembers, to read only what is new; 0 remembers none"
     )

@@ -29,7 +29,7 @@ _ZERO_OR_MORE = (
     *("drain", "context_length", "stream_keep_alive", "queue", "queue_timeout", "rate_limit", "timeout", "log_count"),
     *("supervise_restarts", "supervise_backoff", "supervise_backoff_most", "supervise_breaker_open"),
     *("supervise_grace", "supervise_stop", "keep_count", "worker_grace", "worker_backoff_most"),
-    "worker_breaker_open",
+    *("worker_breaker_open", "spare_pause"),
 )
 
 Complain = Callable[[str, str], None]

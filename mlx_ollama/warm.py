@@ -12,11 +12,15 @@ Start = Callable[[], Awaitable[WorkerLink]]
 
 
 class WarmWorker:
-    """Keeps a worker warm as long as one `is_wanted`; else workers are made when they are needed. `start` makes one."""
+    """Keeps a worker warm as long as one `is_wanted`; else workers are made when they are needed. `start` makes one.
 
-    def __init__(self, start: Start, is_wanted: Callable[[], bool]) -> None:
+    After a load the next one waits for `pause` seconds: the first answer of the model wants the processor, too.
+    """
+
+    def __init__(self, start: Start, is_wanted: Callable[[], bool], *, pause: float = 0.0) -> None:
         self._start = start
         self._is_wanted = is_wanted
+        self._pause = pause
         self._warm: WorkerLink | None = None
         self._refilling: asyncio.Task[None] | None = None
 
@@ -33,7 +37,7 @@ class WarmWorker:
         return taken
 
     def refill(self, after: WorkerLink | None = None) -> None:
-        """Warm a worker unless there is one, not before `after` is done with loading: both want the processor."""
+        """Warm a worker unless there is one, not before `after` is done with loading."""
         is_here = self._warm is not None and self._warm.alive
         if self._is_wanted() and not is_here and (self._refilling is None or self._refilling.done()):
             self._refilling = asyncio.create_task(self._refill(after))
@@ -56,6 +60,7 @@ class WarmWorker:
     async def _refill(self, after: WorkerLink | None) -> None:
         if after is not None:
             await after.settled()
+            await asyncio.sleep(self._pause)
         if not self._is_wanted():
             return
         try:

@@ -7,7 +7,7 @@ import pytest
 from tests.support.cli import import_model
 from tests.support.server import Server, serving, wait_until
 
-WARM = {"MLX_API_SPARE": "1"}
+WARM = {"MLX_API_SPARE": "1", "MLX_API_SPARE_PAUSE": "0.1"}
 ASK = {"model": "tiny", "prompt": "bada", "stream": False, "options": {"num_predict": 3}}
 
 
