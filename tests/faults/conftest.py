@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.outcomes import Finding, finding_of, written
-from tests.support.server import Server, run_cli, serving
+from tests.support.cli import import_model
+from tests.support.server import Server, serving
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +26,7 @@ def slow_directory(shared_folder: Path) -> Path:
 def home(tmp_path: Path, tiny_directory: Path, slow_directory: Path) -> Path:
     """A home of its own with `tiny` and `slow`, for servers that are going to suffer."""
     for name, directory in (("tiny", tiny_directory), ("slow", slow_directory)):
-        made = run_cli("import", name, str(directory), "--home", str(tmp_path), "--parameter", "temperature=0")
-        assert made.returncode == 0, made.stderr
+        import_model(tmp_path, name, directory, "--parameter", "temperature=0")
     return tmp_path
 
 
