@@ -210,6 +210,7 @@ def test_a_load_whose_worker_dies_is_made_once_more_and_then_told(server: Server
     asking = [threading.Thread(target=lambda: answers.append(server.post("/api/generate", body))) for _ in range(3)]
     for one in asking:
         one.start()
+    wait_until(lambda: server.client.get("/health").json()["active_requests"] == len(asking), "all of them")
     killed: set[int] = set()
     for _ in range(2):
         (worker,) = wait_until(lambda: [other for other in server.workers() if other.pid not in killed], "a worker")
