@@ -146,12 +146,9 @@ class WorkerLink(asyncio.Protocol):
         return self.died.is_set() and (bool(self._fault) or not self._is_excused)
 
     def load(self, directory: Path) -> None:
-        """Have the worker load its model; `loaded` tells when it can be used.
-
-        Raises:
-            WorkerDied, OutOfMemory: if it is gone.
-        """
-        self._send(Load(str(directory)))
+        """Have the worker load its model; `loaded` tells when it can be used, or that it is gone."""
+        with suppress(WorkerDied, OutOfMemory):
+            self._send(Load(str(directory)))
 
     async def settled(self) -> None:
         """Wait until the model is loaded or cannot be."""

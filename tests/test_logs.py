@@ -79,7 +79,7 @@ def test_a_request_may_bring_its_id(tiny: Server) -> None:
         answer = httpx.get(f"{tiny.url}/api/tags", headers={b"X-Request-Id": bad.encode()}, trust_env=False)
         assert answer.status_code in (200, 400)
         assert "x-request-id" not in answer.headers
-    assert "red" not in tiny.log.read_text()
+    assert "[31m" not in tiny.log.read_text()
 
 
 @pytest.mark.parametrize("bad", ["", " ", "a b", "-x", "a\nb", "a\x00", "ä", "x" * 129])

@@ -1,5 +1,6 @@
 """A worker that waits for its model, and models that are loaded before anybody asks."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,16 @@ def test_a_spare_that_died_is_nothing_to_wait_for(home: Path) -> None:
         wait_until(lambda: not spare.is_running(), "its end")
         assert server.post("/api/generate", ASK).json()["eval_count"] == 3
         assert spare.pid not in _workers(server)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.002, 0.01])
+def test_a_spare_that_dies_as_it_is_taken_is_replaced(home: Path, pause: float) -> None:
+    with serving(home, env=WARM) as server:
+        (spare,) = wait_until(server.workers, "a spare worker")
+        spare.kill()
+        time.sleep(pause)
+        answer = server.post("/api/generate", ASK)
+        assert answer.json().get("eval_count") == 3, answer.text
 
 
 def test_a_model_that_cannot_be_loaded_by_the_spare_says_why(home: Path, tmp_path: Path) -> None:
