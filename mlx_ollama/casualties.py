@@ -27,12 +27,11 @@ REMEMBERED_PROMPTS = 1024
 @dataclass(eq=False)
 class Case:
     """A request as far as deaths are concerned. `key` is the digest of the weights that it is about, `asked` is what
-    a worker gets to read. A `victim` has been with a worker that died.
+    a worker gets to read.
     """
 
     key: str
     asked: object
-    victim: bool = False
 
     @cached_property
     def digest(self) -> str:

@@ -201,10 +201,10 @@ class Pool:
         link, resident.link = resident.link, None
         if link is None:
             return False
-        self._residents.stop(resident, link)
-        if link.fell:
+        if fell := link.fell:
             self._mourn(resident)
-        return link.fell
+        self._residents.stop(resident, link)
+        return fell
 
     async def _pause(self, resident: Resident) -> None:
         if pause := self._recovery.pause(resident.key):

@@ -58,6 +58,7 @@ class Request:
     ) -> None:
         self._pool, self._casualties, self._case = pool, casualties, case
         self._model, self._keep_alive, self._demand = model, keep_alive, demand
+        self._is_victim = False
         self._is_heard_of = False
 
     @asynccontextmanager
@@ -79,13 +80,13 @@ class Request:
                     self._casualties.acquit(self._case)
                 except WorkerDied as error:
                     self._casualties.died(lease.link)
-                    self._case.victim = True
+                    self._is_victim = True
                     logger.warning("a request of %s has lost its worker: %s", self._model.name.display, error)
                     self._casualties.check(self._case)
 
     def goes_on(self, known: int = 0) -> None:
         """Its worker has brought forth something. `known` tokens of the answer came from others."""
-        if self._case.victim and not self._is_heard_of:
+        if self._is_victim and not self._is_heard_of:
             self._pool.tally.tried_again += 1
             self._pool.tally.resumed += known > 0
             logger.warning("%s goes on with a request in a new worker after %d tokens", self._model.name.display, known)
@@ -113,7 +114,7 @@ class Request:
                         if isinstance(event, Delta):
                             answer.grows(event)
                             lease.reached((self._demand.prompt if self._demand else 0) + len(answer.tokens))
-                        yield answer.timed(event) if self._case.victim else event
+                        yield answer.timed(event) if self._is_victim else event
                     return
 
 

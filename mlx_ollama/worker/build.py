@@ -53,7 +53,7 @@ def _build_generator(
     directory: Path, device: Device, send: Send, prefill_slice: float, prompt_cache: PromptCache
 ) -> "tuple[Ready, Engine]":
     # Each kind of worker imports only what it needs: mlx-lm and, behind it, transformers take a second.
-    import_mlx_lm()
+    warm()
     from mlx_ollama.worker.batch import make_batch  # noqa: PLC0415 - see above
     from mlx_ollama.worker.engine import Engine  # noqa: PLC0415 - see above
     from mlx_ollama.worker.load import load  # noqa: PLC0415 - see above

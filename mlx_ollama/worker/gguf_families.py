@@ -6,6 +6,7 @@ encoder's.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from mlx_ollama.worker.gguf_file import ConversionError, GgufFile
@@ -62,7 +63,7 @@ _GEMMA_NORMS = {
 
 _ENCODER = {
     "token_embd.weight": "embeddings.word_embeddings.weight",
-    "token_types.weight": "embeddings.token_type_embeddings.weight",
+    _SEGMENTS: "embeddings.token_type_embeddings.weight",
 }
 _BERT_MODEL = _ENCODER | {
     "position_embd.weight": "embeddings.position_embeddings.weight",
@@ -290,6 +291,8 @@ def _encoder(file: GgufFile) -> dict[str, Any]:
     }
 
 
+_encoder_family = partial(Family, head=False, half="F16", own_head_size=False, scalings=frozenset(), encoder=True)
+
 FAMILIES: Mapping[str, Family] = {
     "llama": Family(
         "llama",
@@ -334,29 +337,19 @@ FAMILIES: Mapping[str, Family] = {
         part_rotated=True,
         scalings=frozenset({"longrope"}),
     ),
-    "bert": Family(
+    "bert": _encoder_family(
         "bert",
         "BertModel",
         _BERT_LAYER,
         _bert,
-        head=False,
-        half="F16",
-        own_head_size=False,
-        scalings=frozenset(),
-        encoder=True,
         model=_BERT_MODEL,
         stem="encoder.layer",
     ),
-    "nomic-bert": Family(
+    "nomic-bert": _encoder_family(
         "nomic_bert",
         "NomicBertModel",
         _NOMIC_LAYER,
         _nomic_bert,
-        head=False,
-        half="F16",
-        own_head_size=False,
-        scalings=frozenset(),
-        encoder=True,
         model=_NOMIC_MODEL,
         stem="encoder.layers",
     ),

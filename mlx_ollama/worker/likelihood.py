@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ollama.types import TokenLogprob
+from mlx_ollama.worker.sampling import likeliest
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Likelihood:
     def __call__(self, tokens: list[int], logits: mx.array) -> mx.array:
         row = logits.reshape(-1).astype(mx.float32)
         count = min(self._count, row.shape[0])
-        likeliest = mx.argpartition(-row, kth=max(count - 1, 0))[:count] if count else mx.zeros((0,), mx.uint32)
-        self._places.append(_Place(row, mx.logsumexp(row), likeliest))
+        ids = likeliest(row[None], count)[0][0] if count else mx.zeros((0,), mx.uint32)
+        self._places.append(_Place(row, mx.logsumexp(row), ids))
         return logits
 
     def of(self, token: int) -> TokenLogprob:

@@ -42,7 +42,7 @@ class Choice:
         """
         if self.is_greedy:
             return mx.argmax(logits, axis=-1)
-        ids, chosen = _likeliest(logits, self.top_k)
+        ids, chosen = likeliest(logits, self.top_k)
         if self.typical_p < 1:
             chosen = _typical(chosen, self.typical_p)
         if self.top_p < 1:
@@ -114,7 +114,7 @@ class _Penalties:
         return mx.where(seen, lowered, logits)
 
 
-def _likeliest(logits: mx.array, count: int) -> tuple[mx.array, mx.array]:
+def likeliest(logits: mx.array, count: int) -> tuple[mx.array, mx.array]:
     """Ids and logits of the `count` likeliest tokens, likeliest first; all of them for `count` below 1."""
     size = logits.shape[-1]
     if not 0 < count < size:

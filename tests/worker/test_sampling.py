@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_ollama.protocol import Sampling
-from mlx_ollama.worker.sampling import Choice, _likeliest, make_processors, make_sampler, sample
+from mlx_ollama.worker.sampling import Choice, likeliest, make_processors, make_sampler, sample
 from tests.support.greedy import GREEDY
 
 PROBABILITIES = [0.4, 0.3, 0.15, 0.1, 0.05]
@@ -78,7 +78,7 @@ def test_the_likeliest_of_a_wide_vocabulary(size: int) -> None:
     logits[1, 7:] = -mx.inf
     logits[2, 100:130] = 50 + mx.arange(30)
     for count in (1, 40, 64):
-        ids, values = _likeliest(logits, count)
+        ids, values = likeliest(logits, count)
         expected = -np.sort(-np.array(logits), axis=-1)[:, :count]
         assert np.array_equal(np.array(values), expected)
         finite = np.isfinite(expected)
