@@ -9,10 +9,10 @@ from mlx_ollama.protocol import Failure
 from mlx_ollama.worker.failure import failure_of
 from mlx_ollama.worker.kv import Cache, copied, is_plain, new_cache, read, read_rows
 from mlx_ollama.worker.prefixes import Difference, Prefixes
+from mlx_ollama.worker.reading_cost import SHORT_PASS_TOKENS, ReadingCost
 
 logger = logging.getLogger(__name__)
 
-FIRST_SLICE_TOKENS = 16
 LONGEST_SLICE_TOKENS = 2048
 SHORTEST_SLICE_TOKENS = 4
 SHORT_PROMPT_TOKENS = 64
@@ -74,7 +74,7 @@ class Prefill:
         self._queue: list[Reading] = []
         self._owed = 0.0
         self.needs_marks = prefixes.is_on and not is_plain(new_cache(model))
-        self._seconds_per_token = 0.0
+        self._cost = ReadingCost()
         self._longest_slice = 0
 
     def __len__(self) -> int:
@@ -106,7 +106,7 @@ class Prefill:
         """Read for `budget` seconds at most; return the prompts that were begun, and those complete or failed.
 
         `most` is how many may be under way at once: each holds a cache. The budget bounds each slice by the speed
-        measured last.
+        of those before.
         """
         deadline = self._clock() + budget
         begun: list[Reading] = []
@@ -116,7 +116,7 @@ class Prefill:
             for reading in chosen:
                 self._begin(reading)
             complete += self._in_turn(chosen, deadline)
-            if self._clock() + self._seconds_per_token * SHORTEST_SLICE_TOKENS >= deadline:
+            if self._clock() + max(self._cost.least, self._cost.of(SHORTEST_SLICE_TOKENS)) >= deadline:
                 break
         return begun, complete
 
@@ -222,15 +222,11 @@ class Prefill:
             self._remember(reading)
 
     def _affordable(self, seconds: float) -> int:
-        grown = min(LONGEST_SLICE_TOKENS, max(FIRST_SLICE_TOKENS, GROWTH * self._longest_slice))
-        if not self._seconds_per_token:
-            return grown
-        return max(SHORTEST_SLICE_TOKENS, min(grown, int(seconds / self._seconds_per_token)))
+        grown = min(LONGEST_SLICE_TOKENS, max(SHORT_PASS_TOKENS, GROWTH * self._longest_slice))
+        return int(max(SHORTEST_SLICE_TOKENS, min(grown, self._cost.affordable(seconds))))
 
     def _learn(self, count: int, seconds: float) -> None:
-        """Remember how fast reading goes; a few tokens at a prompt's end say nothing about that."""
-        if count >= FIRST_SLICE_TOKENS or not self._seconds_per_token:
-            self._seconds_per_token = seconds / count
+        self._cost.learn(count, seconds)
         self._longest_slice = max(self._longest_slice, count)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from tests.bench.jobs import Answer, Chat, Job, Result
 from tests.bench.stream import RECEIVED, Stream, pump, send
 
-LOOK_SECONDS = 0.01
+LOOK_SECONDS = 0.02
 CONTEXT = 8192
 PATIENCE_SECONDS = 60.0
 SCHEMA = {
@@ -38,7 +38,7 @@ class HttpServer:
     def run(self, job: Job) -> Result:
         """As `Contender.run`.
 
-        The client looks at its sockets every few milliseconds instead of waking for each line: it shares two cores with
+        The client looks at its sockets every 20 ms instead of waking for each line: it shares two cores with
         what it measures, and only the server's work shall count.
         """
         path = "/api/generate" if self._ours else "/v1/completions"

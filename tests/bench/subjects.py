@@ -70,7 +70,7 @@ def _demo(folder: Path) -> Subject:
     made = run_cli("demo", "--home", str(folder / "home"))
     assert made.returncode == 0, made.stderr
     converted = next((folder / "home" / "converted").iterdir())
-    return _registered(widened(converted, folder / "model"), folder / "home", 24)
+    return _registered(widened(converted, folder / "model"), folder / "home", 64)
 
 
 def _registered(directory: Path, home: Path, tokens: int) -> Subject:

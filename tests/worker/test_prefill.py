@@ -10,6 +10,7 @@ import pytest
 from mlx_ollama.worker.load import load
 from mlx_ollama.worker.prefill import SHORT_PROMPT_TOKENS, Prefill, Reading
 from mlx_ollama.worker.prefixes import Prefixes
+from mlx_ollama.worker.reading_cost import ReadingCost
 
 PROMPTS = [[5 + (at * 7 + step * 3) % 400 for step in range(3 + 5 * at)] for at in range(8)]
 
@@ -84,14 +85,15 @@ class Clock:
 
 
 class Timed(Counted):
-    """Reads a thousand tokens a second."""
+    """Reads a thousand tokens a second, and takes `weights` seconds for each pass."""
 
-    def __init__(self, model: Any, clock: Clock) -> None:
+    def __init__(self, model: Any, clock: Clock, weights: float = 0.0) -> None:
         super().__init__(model)
         self._time = clock
+        self._weights = weights
 
     def __call__(self, tokens: mx.array, cache: Any) -> Any:
-        self._time.now += tokens.size / 1000
+        self._time.now += self._weights + tokens.size / 1000
         return super().__call__(tokens, cache)
 
 
@@ -103,7 +105,7 @@ def _prompt(length: int, seed: int) -> list[int]:
 def timed(model: Any) -> tuple[Prefill, Clock]:
     clock = Clock()
     prefill = Prefill(Timed(model, clock), Prefixes(0), clock=clock)
-    prefill._longest_slice, prefill._seconds_per_token = 2048, 0.001
+    prefill._longest_slice, prefill._cost = 2048, ReadingCost(token=0.001)
     return prefill, clock
 
 
@@ -147,10 +149,34 @@ def test_a_slice_lasts_no_longer_than_its_budget(timed: tuple[Prefill, Clock]) -
         assert 0.5 * budget <= clock.now - began <= budget + 1e-6
 
 
+def test_short_prompts_share_a_pass_where_it_is_the_weights_that_cost(model: Any) -> None:
+    clock = Clock()
+    slow = Timed(model, clock, weights=0.08)
+    prefill = Prefill(slow, Prefixes(0), clock=clock)
+    for at in range(24):
+        prefill.add(at, _prompt(16, at))
+    turns = []
+    while prefill:
+        began = clock.now
+        prefill.advance(32, 0.25)
+        turns.append(clock.now - began)
+    assert len(slow.calls) <= 6, "the first is alone, each of the others has as many as it can"
+    assert max(turns) <= 0.3
+
+
+def test_a_model_whose_weights_take_all_of_the_time_gets_on_all_the_same(model: Any) -> None:
+    clock = Clock()
+    slow = Timed(model, clock, weights=0.5)
+    prefill = Prefill(slow, Prefixes(0), clock=clock)
+    prefill.add(1, _prompt(2000, 1))
+    _order(prefill)
+    assert clock.now <= 15, "2 s are for the tokens; 16 at a time would be 62 s"
+
+
 def test_what_was_read_is_remembered_when_nobody_wants_it_any_more(model: Any) -> None:
     prefixes, clock = Prefixes(1 << 30), Clock()
     prefill = Prefill(Timed(model, clock), prefixes, clock=clock)
-    prefill._longest_slice, prefill._seconds_per_token = 2048, 0.001
+    prefill._longest_slice, prefill._cost = 2048, ReadingCost(token=0.001)
     prefill.add(1, _prompt(2000, 1))
     prefill.advance(32, 0.25)
     assert prefill.remove(1)
@@ -165,7 +191,7 @@ def test_what_was_read_is_remembered_when_nobody_wants_it_any_more(model: Any) -
 def test_a_prompt_learns_from_another_that_was_read_while_it_waited(model: Any) -> None:
     clock = Clock()
     prefill = Prefill(Timed(model, clock), Prefixes(1 << 30), clock=clock)
-    prefill._longest_slice, prefill._seconds_per_token = 2048, 0.001
+    prefill._longest_slice, prefill._cost = 2048, ReadingCost(token=0.001)
     prefill.add(1, _prompt(1000, 1))
     prefill.add(2, [*_prompt(1000, 1), 7, 8, 9])
     assert _order(prefill) == [1, 2]
