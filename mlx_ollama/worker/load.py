@@ -1,7 +1,7 @@
 """Load a model directory: the model, its tokenizer, and the tokens that end an answer."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,9 @@ from mlx_ollama.worker import gemma2
 Device = Literal["auto", "cpu", "gpu"]
 Classes = Callable[[dict[str, Any]], tuple[Any, Any]]
 """From a configuration to mlx-lm's class of model and that of its arguments."""
+
+TOGETHER_BYTES = 256 << 20
+"""Weights that come in at once: one at a time takes twice as long, and all would be in memory narrow and wide."""
 
 # nothing of the model's own code is run, and nothing is looked up on the network
 _TOKENIZER_OPTIONS = {"trust_remote_code": False, "local_files_only": True}
@@ -111,8 +114,8 @@ def _load_model(directory: Path, config: Mapping[str, Any], classes: Classes) ->
         model, loaded_config = load_model(directory, lazy=True, get_model_classes=classes)
         if mx.default_device() == mx.Device(mx.cpu):
             widen(model)
-        for array in _parameters(model):
-            mx.eval(array)
+        for together in _groups(_parameters(model), TOGETHER_BYTES):
+            mx.eval(together)
     except Exception as error:  # mlx-lm runs a module per architecture, and each fails in its own way
         raise LoadError(_model_failure(directory, config, error)) from error
     return model, loaded_config
@@ -154,6 +157,18 @@ def _ids(value: int | list[int] | None) -> list[int]:
 
 def _parameters(model: Any) -> Iterator[mx.array]:
     return (array for _, array in tree_flatten(model.parameters()))
+
+
+def _groups(arrays: Iterable[mx.array], size: int) -> Iterator[list[mx.array]]:
+    """In their order, as many together as make up so many bytes."""
+    group, held = list[mx.array](), 0
+    for array in arrays:
+        group.append(array)
+        held += array.nbytes
+        if held >= size:
+            yield group
+            group, held = [], 0
+    yield group
 
 
 def _first_line(error: Exception) -> str:
