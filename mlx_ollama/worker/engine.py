@@ -306,9 +306,13 @@ class Engine:
         sampled: list[Sampled] = []
         began = self._clock()
         self._together(lambda: sampled.extend(self._batch.step()), out)
-        self._step_ns = self._clock() - began
+        if sampled:
+            self._step_ns = self._clock() - began
         for token in sampled:
-            stream = self._by_handle[token.handle]
+            stream = self._by_handle.get(token.handle)
+            if stream is None:
+                # It has ended with the token before.
+                continue
             self._alone(stream.id, partial(self._take, stream, token, out), out)
 
     def _take(self, stream: Stream, sampled: Sampled, out: list[Frame]) -> None:

@@ -67,7 +67,7 @@ class Groups:
         return handles
 
     def step(self) -> "list[Sampled]":
-        """One token for each stream that decodes."""
+        """The tokens of every batch's step."""
         return [sampled for group in tuple(self._groups) for sampled in self._step(group)]
 
     def leave(self, handle: int) -> "Left | None":

@@ -205,7 +205,7 @@ def test_anthropics_messages(server: Server) -> None:
             blocks = [block.model_dump(exclude={"id", "signature"}) for block in message.content]
             return blocks, message.stop_reason, message.usage.output_tokens
 
-        blocks, reason, _ = _undisturbed_and_not(server, "parrot", ask, at=200)
+        blocks, reason, _ = _undisturbed_and_not(server, "parrot", ask, at=80)
         assert [block["type"] for block in blocks] == ["thinking", "text", "tool_use"]
         assert reason == "tool_use"
 

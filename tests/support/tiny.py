@@ -87,10 +87,10 @@ def widened(source: Path, directory: Path) -> Path:
 
 
 def write_tokenizer(directory: Path, vocabulary: int = VOCABULARY) -> None:
-    """A byte-level BPE, trained on words made by a seeded generator."""
+    """A byte-level BPE, trained on words made by a seeded generator, enough of them for a wide vocabulary."""
     generator = random.Random(7)
     syllables = [a + b for a in "bcdfghjklmnprstvz" for b in "aeiou"]
-    words = ["".join(generator.choices(syllables, k=generator.randint(1, 4))) for _ in range(4000)]
+    words = ["".join(generator.choices(syllables, k=generator.randint(1, 4))) for _ in range(max(4000, vocabulary))]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
