@@ -11,13 +11,14 @@ import sys
 import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tests.support.server import clean_environment
 
 _CURSOR_QUERY, _CURSOR = b"\x1b[6n", b"\x1b[1;1R"
 _CODES = re.compile(r"\x1b\[[?0-9;]*[a-zA-Z]|\x1b\].*?(?:\x07|\x1b\\)")
 _SECONDS = 60.0
+_PRESS_AGAIN_SECONDS = 5.0
 _TAKE_TERMINAL = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -56,6 +57,18 @@ class Terminal:
         """Type a line; what is written from then on until some words come, without codes."""
         self.type(f"{text}\r")
         return self.expect(until)
+
+    def interrupt(self, until: str) -> str:
+        """Press Ctrl-C, and again as a person would when nothing happens; all up to some words.
+
+        CPython's reading of a line takes notice of a signal with the next key only if it comes between the prompt and
+        the wait for keys.
+        """
+        for _ in range(int(_SECONDS / _PRESS_AGAIN_SECONDS)):
+            self.type("\x03")
+            with suppress(AssertionError):
+                return self.expect(until, _PRESS_AGAIN_SECONDS)
+        raise AssertionError(f"Ctrl-C did nothing: {self.text[self._from :]!r}")
 
     def expect(self, words: str, seconds: float = _SECONDS) -> str:
         """Wait for words that have not been waited for yet; all up to their end."""
