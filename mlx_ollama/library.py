@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mlx_ollama.environment import hub_cache
 from mlx_ollama.errors import (
     CloudDisabled,
     InvalidRequest,
@@ -23,7 +24,7 @@ from mlx_ollama.models.making import MakingFailed, make
 from mlx_ollama.models.modelfile import DEFAULT_TEMPLATE, modelfile_text, parameters_text
 from mlx_ollama.models.names import ModelName, Reference, Source
 from mlx_ollama.models.store import Store, StoredModel, StoreError
-from mlx_ollama.settings import Settings, hub_cache
+from mlx_ollama.settings import Settings
 from mlx_ollama.types import Copy, Create, Delete, ListedModel, Progress, Pull, Push, Show, ShownModel
 
 _COPILOT = "GitHubCopilotChat/"

@@ -13,6 +13,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import cast
 
+from mlx_ollama.environment import of_workers
 from mlx_ollama.errors import (
     GenerationFailed,
     InvalidRequest,
@@ -49,7 +50,6 @@ from mlx_ollama.protocol import (
     Unloadable,
 )
 from mlx_ollama.pulse import Care, Pulse
-from mlx_ollama.settings import local_only
 from mlx_ollama.types import Delta, Done, Event, Recalled, Rendered, Usage, Vectors
 from mlx_ollama.workerlog import WorkerLog
 
@@ -120,7 +120,7 @@ class WorkerLink(asyncio.Protocol):
                     *("--device", device),
                     *("--prefill-slice", str(prefill_slice), "--log-level", log_level),
                     *("--prompt-cache-bytes", str(prompt_cache_bytes), "--prompt-cache-chooser", prompt_cache_chooser),
-                    env=local_only(),
+                    env=of_workers(),
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
                     stdin=asyncio.subprocess.DEVNULL,

@@ -19,9 +19,6 @@ DRAIN_SECONDS = 30.0
 MAX_BODY_BYTES = 64 * 1024 * 1024
 LOG_BYTES = 10 * 1024 * 1024
 
-OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
-"""What keeps the libraries below a worker from asking a hub for anything, or telling it anything."""
-
 
 class Words(tuple[str, ...]):
     """A command and its arguments; in the environment written as a shell would have it, and never given to one."""
@@ -237,18 +234,6 @@ class Loaded:
         """The names of the variables that set something."""
         names = {origin.source for origin in self.origins.values()}
         return sorted(name for name in names if name.startswith((PREFIX, "OLLAMA_")))
-
-
-def local_only() -> dict[str, str]:
-    """The environment for processes that run other people's libraries: they find files, and ask nobody."""
-    return os.environ | dict.fromkeys(OFFLINE, "1")
-
-
-def hub_cache() -> Path:
-    """Where the hub's own library keeps what it has fetched, by the variables that it reads."""
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("HF_HOME") or f"{caches}/huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
 
 
 def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Loaded:

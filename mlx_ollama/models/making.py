@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from mlx_ollama.environment import of_workers
 from mlx_ollama.models.children import ChildFailed, lines_of
 from mlx_ollama.models.files import locked
 from mlx_ollama.models.weights import Weights
-from mlx_ollama.settings import local_only
 from mlx_ollama.types import Progress
 
 QUANTIZED_BITS = {"Q8_0": 8, "Q4_K_S": 4, "Q4_K_M": 4}
@@ -87,7 +87,7 @@ def _link(weights: Weights, directory: Path) -> None:
 def _run(module: str, source: Path, *arguments: "Path | str") -> Iterator[Progress]:
     """In a process of its own: nobody here ever holds a model's weights."""
     try:
-        for told in lines_of(f"mlx_ollama.worker.{module}", source, *arguments, env=local_only()):
+        for told in lines_of(f"mlx_ollama.worker.{module}", source, *arguments, env=of_workers()):
             if told["status"] in _LONG_STEPS:
                 yield Progress(told["status"], total=told["total"], completed=told["completed"])
     except ChildFailed as error:

@@ -1,5 +1,6 @@
 """Decoding many streams together: one pass over the weights gives each of them a token."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,8 @@ import mlx.core as mx
 from mlx_ollama.worker.groups import Groups
 from mlx_ollama.worker.kv import Cache, can_merge, extract, keep, merge, new_cache
 from mlx_ollama.worker.sampling import Processor, Sampler, sample
+
+logger = logging.getLogger(__name__)
 
 LARGEST_BATCH = 32
 
@@ -36,12 +39,16 @@ class Left(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """One token of one stream. `ended` means that the stream has left the batch; `left` is what it may leave then."""
+    """One token of one stream. `ended` means that the stream has left the batch; `left` is what it may leave then.
+
+    With `failure` it has left for that reason, and the token is none.
+    """
 
     handle: int
     token: int
     ended: bool
     left: Left | None = None
+    failure: Exception | None = None
 
 
 class Batch(Protocol):
@@ -74,6 +81,8 @@ class _Row:
     left: int
     is_said: bool = True
     """Whether the token that it reads next has been said; the prompt's last one was never to be."""
+    failure: Exception | None = None
+    """What a processor of it has raised."""
 
 
 class ContinuousBatch:
@@ -166,13 +175,7 @@ class ContinuousBatch:
             row.tokens.append(token)
 
     def _processed(self, logits: mx.array) -> mx.array:
-        changed = []
-        for at, row in enumerate(self._rows):
-            own = logits[at : at + 1]
-            for processor in row.processors:
-                own = processor(row.tokens, own)
-            changed.append(own)
-        return mx.concatenate(changed)
+        return mx.concatenate([_processed(row, logits[at : at + 1]) for at, row in enumerate(self._rows)])
 
     def _said(self, tokens: Sequence[int]) -> list[Sampled]:
         """What the rows have said with these tokens, if it is not said already; those that end with it leave."""
@@ -181,6 +184,9 @@ class ContinuousBatch:
             if row.is_said:
                 row.is_said = False
                 staying.append(at)
+                continue
+            if row.failure is not None:
+                said.append(Sampled(row.handle, token, ended=True, failure=row.failure))
                 continue
             row.left -= 1
             if row.left > 0 and token not in self._end_tokens:
@@ -210,6 +216,19 @@ class ContinuousBatch:
         self._steps += 1
         if self._steps % STEPS_A_TIDYING == 0:
             mx.clear_cache()
+
+
+def _processed(row: _Row, logits: mx.array) -> mx.array:
+    """The logits of one row as its processors want them; what they raise is for this row alone."""
+    own = logits
+    try:
+        for processor in row.processors:
+            own = processor(row.tokens, own)
+    except Exception as error:
+        logger.exception("a processor of stream %d failed", row.handle)
+        row.failure = error
+        return logits
+    return own
 
 
 def _begin(array: mx.array) -> mx.array:

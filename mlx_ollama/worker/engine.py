@@ -232,7 +232,7 @@ class Engine:
             self._fail(request, failure_of(error), str(error), out)
         except Exception as error:
             logger.exception("request %d failed", request)
-            self._fail(request, failure_of(error), f"{type(error).__name__}: {error}", out)
+            self._fail(request, failure_of(error), _told(error), out)
 
     def _fail(self, request: int, kind: Failure, reason: str, out: list[Frame]) -> None:
         self._cancel(request, out)
@@ -313,6 +313,9 @@ class Engine:
             if stream is None:
                 # It has ended with the token before.
                 continue
+            if token.failure is not None:
+                self._fail(stream.id, failure_of(token.failure), _told(token.failure), out)
+                continue
             self._alone(stream.id, partial(self._take, stream, token, out), out)
 
     def _take(self, stream: Stream, sampled: Sampled, out: list[Frame]) -> None:
@@ -371,7 +374,7 @@ class Engine:
             work()
         except Exception as error:
             logger.exception("the batch failed; %d answers are lost", len(self._by_handle))
-            reason = f"{type(error).__name__}: {error}"
+            reason = _told(error)
             lost = [stream for stream in self._streams.values() if stream.handle is not None]
             self._by_handle.clear()
             for stream in lost:
@@ -380,6 +383,10 @@ class Engine:
             with suppress(Exception):
                 self._batch.close()
             self._batch = self._new_batch()
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _limit(frame: Submit, prompt_tokens: int) -> int:

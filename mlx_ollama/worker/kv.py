@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache, make_prompt_cache, trim_prompt_cache
 
 Cache: TypeAlias = list[Any]
 
@@ -24,9 +24,10 @@ def is_plain(cache: Cache) -> bool:
     return all(type(layer) is KVCache for layer in cache)
 
 
-def can_merge(cache: Cache) -> bool:
+def can_merge(cache: Sequence[Any]) -> bool:
     """Whether several of them can decode together."""
-    return all(hasattr(layer, "merge") for layer in cache)
+    # A list of caches says that it can, whatever it holds.
+    return all(can_merge(layer.caches) if isinstance(layer, CacheList) else hasattr(layer, "merge") for layer in cache)
 
 
 def merge(batch: Cache, rows: int, joining: Sequence[Cache]) -> Cache:

@@ -1,4 +1,7 @@
-"""Tiny models whose caches cannot be shortened: a window that slides, and states that only go forward."""
+"""Tiny models whose caches cannot be shortened: a window that slides, and states that only go forward.
+
+States are those of convolutions, of delta rules, and of a Mamba beside attention in one layer.
+"""
 
 import json
 from pathlib import Path
@@ -6,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.models import lfm2, olmo3
+from mlx_lm.models import falcon_h1, lfm2, olmo3, qwen3_5
 
 from tests.support.tiny import VOCABULARY, write_tokenizer
 
@@ -46,6 +49,35 @@ _KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
             "block_ffn_dim_multiplier": 1.0,
             "block_auto_adjust_ff_dim": False,
             "layer_types": ["conv", "full_attention", "conv"],
+        },
+    ),
+    "delta": (
+        qwen3_5,
+        {
+            "model_type": "qwen3_5",
+            "text_config": _SIZES
+            | {
+                "model_type": "qwen3_5_text",
+                "head_dim": 16,
+                "linear_num_value_heads": 4,
+                "linear_num_key_heads": 2,
+                "linear_key_head_dim": 16,
+                "linear_value_head_dim": 16,
+                "full_attention_interval": 2,
+            },
+        },
+    ),
+    "beside": (
+        falcon_h1,
+        {
+            "model_type": "falcon_h1",
+            "head_dim": 16,
+            "mamba_d_head": 16,
+            "mamba_d_ssm": 64,
+            "mamba_d_state": 16,
+            "mamba_n_heads": 4,
+            "mamba_chunk_size": 16,
+            "tie_word_embeddings": False,
         },
     ),
 }

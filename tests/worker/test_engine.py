@@ -306,13 +306,13 @@ def test_a_broken_step_fails_its_streams_and_the_engine_lives_on(
     machine: Machine, fresh: Callable[[], Machine], error: Exception, kind: str
 ) -> None:
     class Poisoned:
-        def __call__(self, tokens: list[int], logits: mx.array) -> mx.array:
+        def __getattr__(self, name: str) -> Any:
             raise error
 
     machine.engine.turn([submit(1, "bada"), submit(2, "ra")])
     handles = list(machine.engine._by_handle)
     assert len(handles) == 2
-    poisoned = batch.Joining([5, 6], _cache(machine), Sampler(Choice()), [Poisoned()], 5)
+    poisoned = batch.Joining([5, 6], [Poisoned() for _ in _cache(machine)], Sampler(Choice()), [], 5)
     machine.engine._batch.join([poisoned])
     machine.engine.turn([])
     failed = [frame for frame in machine.sent if isinstance(frame, Failed)]
@@ -321,6 +321,23 @@ def test_a_broken_step_fails_its_streams_and_the_engine_lives_on(
     alone = fresh()
     alone.run([submit(3, "bada")])
     assert machine.finished(3).context == alone.finished(3).context
+
+
+def test_a_processor_that_fails_fails_its_stream_alone(machine: Machine, fresh: Callable[[], Machine]) -> None:
+    def poisoned(tokens: list[int], logits: mx.array) -> mx.array:
+        raise ValueError(f"no more after {len(tokens)}")
+
+    requests = [submit(at, text, repeat_penalty=1.3) for at, text in enumerate(PROMPTS[:3])]
+    machine.engine.turn(requests)
+    machine.engine._streams[1].processors.append(poisoned)
+    machine.run()
+    (failed,) = (frame for frame in machine.sent if isinstance(frame, Failed))
+    assert failed.id == 1
+    assert failed.reason.startswith("ValueError: no more after")
+    for at in (0, 2):
+        alone = fresh()
+        alone.run([requests[at]])
+        assert machine.finished(at).context == alone.finished(at).context
 
 
 def test_caches_that_cannot_merge_are_served_beside_each_other(machine: Machine, fresh: Callable[[], Machine]) -> None:

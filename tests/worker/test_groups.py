@@ -5,10 +5,11 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache
 
 from mlx_ollama.worker.batch import Joining, make_batch
 from mlx_ollama.worker.groups import FREE_TOKENS, Groups, fits
-from mlx_ollama.worker.kv import new_cache, read
+from mlx_ollama.worker.kv import can_merge, new_cache, read
 from mlx_ollama.worker.load import load
 from mlx_ollama.worker.sampling import Choice, Sampler
 
@@ -76,3 +77,8 @@ def test_a_stream_that_leaves_takes_its_tokens_along(loaded: Any) -> None:
     assert {layer.offset for layer in left.cache} == {len(left.tokens)}
     assert batch.leave(handles[0]) is None
     assert len(batch) == 1
+
+
+def test_a_list_of_caches_merges_only_if_each_of_them_does() -> None:
+    assert can_merge([CacheList(ArraysCache(size=2), KVCache())])
+    assert not can_merge([KVCache(), CacheList(KVCache(), ChunkedKVCache(8))])

@@ -64,6 +64,26 @@ def test_long_prompts_are_read_alone(model: Any) -> None:
     assert counted.calls == [(3, len(PROMPTS[2]) - 1), (1, len(long) - 1), (1, len(long) - 1)]
 
 
+def test_prompts_that_cannot_be_read_together_are_read_alone(model: Any) -> None:
+    class Narrow(Counted):
+        def __call__(self, tokens: mx.array, cache: Any) -> Any:
+            if tokens.shape[0] > 1:
+                raise ValueError("one at a time")
+            return super().__call__(tokens, cache)
+
+    narrow = Narrow(model)
+    prefill = Prefill(narrow, Prefixes(0), clock=lambda: 0.0)
+    prefill._longest_slice = 512
+    for at, tokens in enumerate(PROMPTS):
+        prefill.add(at, tokens)
+    done: list[Reading] = []
+    while prefill:
+        done += prefill.advance(32, 10.0)[1]
+    assert [reading.id for reading in sorted(done, key=lambda reading: reading.id)] == list(range(len(PROMPTS)))
+    assert not any(reading.failure for reading in done)
+    assert {rows for rows, _ in narrow.calls} == {1}
+
+
 def test_no_more_at_once_than_there_is_room_for(model: Any) -> None:
     _, counted = _read(model, PROMPTS, most=3)
     assert [rows for rows, _ in counted.calls] == [3, 3, 2]
