@@ -13,7 +13,7 @@ from tests.bench.subjects import Subject, Subjects
 
 STREAMS = (1, 4, 8, 16, 32)
 SAMPLINGS = ("greedy", "default", "schema")
-USUAL = {"two-layer": SAMPLINGS}
+USUAL = {"two-layer": SAMPLINGS, "demo": SAMPLINGS[:2]}
 """What is measured if nothing is asked for. The smaller a model, the more of its time is the sampler's and ours."""
 
 HELD = ("schema", "free")
