@@ -1,7 +1,6 @@
 """One frozen `Settings`, from defaults < profile < TOML file < environment < flags; only this reads the environment."""
 
 import os
-import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -10,7 +9,7 @@ from typing import Any
 
 from mlx_ollama.policy import Policy, policies
 from mlx_ollama.settings_check import check
-from mlx_ollama.settings_values import seconds_of, truth
+from mlx_ollama.settings_values import Percent, Words, as_type_of, show
 
 PREFIX = "MLX_API_"
 KEEP_ALIVE_SECONDS = 300.0
@@ -18,16 +17,6 @@ CONNECTION_KEEP_ALIVE_SECONDS = 120.0
 DRAIN_SECONDS = 30.0
 MAX_BODY_BYTES = 64 * 1024 * 1024
 LOG_BYTES = 10 * 1024 * 1024
-
-
-class Words(tuple[str, ...]):
-    """A command and its arguments; in the environment written as a shell would have it, and never given to one."""
-
-    __slots__ = ()
-
-
-class Percent(float):
-    """A share of memory: a setting that is no duration, though it is a decimal number."""
 
 
 class SettingsError(ValueError):
@@ -228,6 +217,7 @@ class Loaded:
     warnings: Sequence[str]
     file: Path | None = None
     """The TOML file that was read."""
+    file_named_by: str = "default"
 
     @property
     def from_environment(self) -> Sequence[str]:
@@ -246,7 +236,7 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
     """
     environment = os.environ if environment is None else environment
     flags = {name: value for name, value in (flags or {}).items() if value is not None}
-    file, table = _file(flags, environment)
+    file, table, named_by = _file(flags, environment)
     origins: dict[str, Origin] = {}
     profile, source = _pick(Settings.__dataclass_fields__["profile"], flags, environment, table, file)
     profile = Settings.profile if source == "default" else str(profile)
@@ -263,12 +253,12 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
         origins[setting.name] = Origin(value.expanduser() if isinstance(value, Path) else value, source)
     settings = Settings(**{name: origin.value for name, origin in origins.items()})
     _check(settings, origins)
-    return Loaded(settings, origins, _strangers(environment, table, file), file)
+    return Loaded(settings, origins, _strangers(environment, table, file), file, named_by)
 
 
 def describe(loaded: Loaded) -> list[tuple[str, str, str, str]]:
-    """Rows of (variable, value, default, origin) for people."""
-    return [
+    """Rows of (variable, value, default, origin) for people. The last is of the file, which does not name itself."""
+    rows = [
         (
             PREFIX + setting.name.upper(),
             _shown(setting, loaded.origins[setting.name].value),
@@ -277,6 +267,8 @@ def describe(loaded: Loaded) -> list[tuple[str, str, str, str]]:
         )
         for setting in fields(Settings)
     ]
+    usual = str(loaded.settings.home / "config.toml")
+    return [*rows, (PREFIX + "CONFIG", str(loaded.file or "(none)"), usual, loaded.file_named_by)]
 
 
 def help_texts() -> dict[str, str]:
@@ -284,30 +276,21 @@ def help_texts() -> dict[str, str]:
     return {setting.name: setting.metadata["help"] for setting in fields(Settings)}
 
 
-def show(value: Any) -> str:
-    """A value as one would write it into the environment."""
-    if isinstance(value, Words):
-        return shlex.join(value)
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _shown(setting: Field[Any], value: Any) -> str:
     """A value for people, who may read over each other's shoulders."""
     return f"({len(value)} set)" if setting.metadata["secret"] and value else show(value)
 
 
-def _file(flags: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[Path | None, dict[str, Any]]:
+def _file(flags: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[Path | None, dict[str, Any], str]:
+    """The file that was read if there is one, what it holds, and who named it."""
     named = flags.get("config") or environment.get(PREFIX + "CONFIG")
+    named_by = "default" if not named else "--config" if flags.get("config") else PREFIX + "CONFIG"
     home = flags.get("home") or environment.get(PREFIX + "HOME") or Settings.home
     path = Path(named or Path(home) / "config.toml").expanduser()
     if not named and not path.is_file():
-        return None, {}
+        return None, {}, named_by
     try:
-        return path, tomllib.loads(path.read_text())
+        return path, tomllib.loads(path.read_text()), named_by
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"cannot read the configuration {path}: {error}") from error
 
@@ -334,35 +317,10 @@ def _pick(
 
 def _parse(setting: Field[Any], value: Any, source: str) -> Any:
     try:
-        return policies(value) if setting.name == "policies" else _as_type_of(setting.default, value)
+        return policies(value) if setting.name == "policies" else as_type_of(setting.default, value)
     except ValueError as error:
         told = "what it holds" if setting.metadata["secret"] else repr(value)
         raise SettingsError(f"{source}: {told} is no good for {setting.name}: {error}") from error
-
-
-def _as_type_of(default: Any, value: Any) -> Any:
-    if isinstance(default, bool):
-        return truth(value)
-    if isinstance(value, bool):
-        raise ValueError("not true or false")  # noqa: TRY004 - one error for every bad value
-    if isinstance(default, tuple):
-        words = isinstance(default, Words)
-        split = shlex.split if words else lambda text: text.split(",")
-        parts = split(value) if isinstance(value, str) else value
-        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-            raise ValueError("not a list of strings")
-        if words:
-            return Words(parts)
-        return tuple(part.strip() for part in parts if part.strip())
-    if isinstance(default, Path):
-        return Path(value)
-    if isinstance(default, int):
-        return int(value)
-    if isinstance(default, Percent):
-        return Percent(value)
-    if isinstance(default, float):
-        return seconds_of(value)
-    return str(value)
 
 
 def _check(settings: Settings, origins: Mapping[str, Origin]) -> None:

@@ -1,9 +1,21 @@
 """How single values of settings are read."""
 
 import math
+import shlex
+from pathlib import Path
 from typing import Any
 
 from mlx_ollama.durations import parse_duration
+
+
+class Words(tuple[str, ...]):
+    """A command and its arguments; in the environment written as a shell would have it, and never given to one."""
+
+    __slots__ = ()
+
+
+class Percent(float):
+    """A share of memory: a setting that is no duration, though it is a decimal number."""
 
 
 def truth(value: Any) -> bool:
@@ -32,3 +44,44 @@ def seconds_of(value: Any) -> float:
     if not math.isfinite(seconds):
         raise ValueError("not a finite number")
     return seconds
+
+
+def as_type_of(default: Any, value: Any) -> Any:
+    """`value`, from the environment, the file or a flag, as what `default` is.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if isinstance(default, bool):
+        return truth(value)
+    if isinstance(value, bool):
+        raise ValueError("not true or false")  # noqa: TRY004 - one error for every bad value
+    if isinstance(default, tuple):
+        words = isinstance(default, Words)
+        split = shlex.split if words else lambda text: text.split(",")
+        parts = split(value) if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+            raise ValueError("not a list of strings")
+        if words:
+            return Words(parts)
+        return tuple(part.strip() for part in parts if part.strip())
+    if isinstance(default, Path):
+        return Path(value)
+    if isinstance(default, int):
+        return int(value)
+    if isinstance(default, Percent):
+        return Percent(value)
+    if isinstance(default, float):
+        return seconds_of(value)
+    return str(value)
+
+
+def show(value: Any) -> str:
+    """A value as one would write it into the environment."""
+    if isinstance(value, Words):
+        return shlex.join(value)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -131,6 +131,22 @@ def test_config_prints_every_setting_with_its_origin(tmp_path: Path) -> None:
     assert "unknown setting MLX_API_PROT" in printed.stderr
 
 
+def test_config_names_the_file_that_was_read(tmp_path: Path) -> None:
+    usual, other = tmp_path / "config.toml", tmp_path / "other.toml"
+
+    def row(*arguments: str, env: dict[str, str] | None = None) -> str:
+        (found,) = [row for row in run_cli("config", *arguments, env=env).stdout.splitlines() if "_CONFIG " in row]
+        return " ".join(found.split())
+
+    home = ("--home", str(tmp_path))
+    assert row(*home) == f"MLX_API_CONFIG (none) {usual} default"
+    usual.touch()
+    other.touch()
+    assert row(*home) == f"MLX_API_CONFIG {usual} {usual} default"
+    assert row(*home, env={"MLX_API_CONFIG": str(other)}) == f"MLX_API_CONFIG {other} {usual} MLX_API_CONFIG"
+    assert row(*home, "--config", str(other)) == f"MLX_API_CONFIG {other} {usual} --config"
+
+
 def test_more_than_one_worker_is_refused_with_the_reason() -> None:
     refused = run_cli("serve", "--workers", "2")
     assert refused.returncode == 2

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mlx_ollama.library import Library, library_of
 from mlx_ollama.models.store import StoredModel
-from mlx_ollama.settings import Loaded, Settings, show
+from mlx_ollama.settings import Loaded, Settings
+from mlx_ollama.settings_values import show
 
 if TYPE_CHECKING:
     from mlx_ollama.console.client import Client
