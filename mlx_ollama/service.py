@@ -32,7 +32,7 @@ from mlx_ollama.models.parsers import RENDERERS
 from mlx_ollama.models.store import StoredModel
 from mlx_ollama.options import Options
 from mlx_ollama.pool import Pool
-from mlx_ollama.protocol import Prompt, Sampling
+from mlx_ollama.protocol import Prompt, Ready, Sampling
 from mlx_ollama.resident import Lease
 from mlx_ollama.schemas import known_parts
 from mlx_ollama.survival import Ask, Survival
@@ -241,13 +241,7 @@ class Service:
         return ask
 
     def _context(self, options: Options, lease: Lease, model: StoredModel) -> int:
-        """How many tokens prompt and answer may fill; the model's trained context is the most (wire-spec 3.3)."""
-        by_memory = next(
-            (length for memory, length in _CONTEXT_BY_GPU_MEMORY if lease.ready.gpu_memory >= memory), SMALL_CONTEXT
-        )
-        wanted = options.num_ctx if options.num_ctx is not None else self._default_context or by_memory
-        trained = lease.ready.context_length or wanted
-        return max(MINIMAL_CONTEXT, min(wanted, trained))
+        return context_length(options, lease.ready, self._default_context)
 
     def _chat_prompt(self, call: Chat, model: StoredModel) -> Prompt:
         """Modelfile MESSAGEs, then the request's; SYSTEM in front unless the request brings one (wire-spec 4.3)."""
@@ -281,6 +275,16 @@ class Service:
         can_think = "thinking" in self._capabilities(model)
         wanted = call.think if can_think or not call.think_if_able else None
         return Thinking.settle(wanted, can_think=can_think, harmony=harmony)
+
+
+def context_length(options: Options, ready: Ready, default: int) -> int:
+    """How many tokens prompt and answer may fill; the model's trained context is the most (wire-spec 3.3).
+
+    `default` is the operator's choice, 0 for one by the memory of the GPU.
+    """
+    by_memory = next((length for memory, length in _CONTEXT_BY_GPU_MEMORY if ready.gpu_memory >= memory), SMALL_CONTEXT)
+    wanted = options.num_ctx if options.num_ctx is not None else default or by_memory
+    return max(MINIMAL_CONTEXT, min(wanted, ready.context_length or wanted))
 
 
 def _template(model: StoredModel) -> str:

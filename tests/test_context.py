@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from mlx_ollama.options import Options
+from mlx_ollama.protocol import Ready
+from mlx_ollama.service import context_length
 from tests.support.cli import import_model
 from tests.support.server import Server, serving
 
@@ -22,6 +25,26 @@ def _ask(server: Server, prompt: str, **members: Any) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
+
+
+@pytest.mark.parametrize(
+    ("gpu_memory", "trained", "length"),
+    [
+        (0, 1 << 20, 4096),
+        ((23 << 30) - 1, 1 << 20, 4096),
+        (23 << 30, 1 << 20, 32_768),
+        ((47 << 30) - 1, 1 << 20, 32_768),
+        (47 << 30, 1 << 20, 262_144),
+        (47 << 30, 131_072, 131_072),
+        (47 << 30, 0, 262_144),
+        (0, 2048, 2048),
+    ],
+)
+def test_without_a_word_the_context_goes_by_the_gpus_memory(gpu_memory: int, trained: int, length: int) -> None:
+    ready = Ready("gpu" if gpu_memory else "cpu", 1 << 30, gpu_memory, trained)
+    assert context_length(Options(), ready, 0) == length
+    assert context_length(Options(), ready, 1024) == 1024
+    assert context_length(Options(num_ctx=512), ready, 1024) == 512
 
 
 def test_num_ctx_is_a_cap_and_needs_no_reload(tiny: Server) -> None:
