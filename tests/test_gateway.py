@@ -1,10 +1,12 @@
 """The gateway over HTTP with a tiny model: what the recordings do not hold."""
 
 import asyncio
+import ctypes
 import http.client
 import json
 import shutil
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +27,37 @@ def _send(server: Server, content: bytes) -> bytes:
             while piece := connection.recv(1 << 16):
                 received += piece
     return received
+
+
+def _libraries(process: psutil.Process) -> str:
+    return "\n".join(region.path for region in process.memory_maps())
+
+
+def _has_openblas() -> bool:
+    try:
+        ctypes.CDLL("libopenblas.so.0")
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_openblas(), reason="there is no OpenBLAS")
+def test_a_worker_computes_with_openblas_where_there_is_one(tiny: Server) -> None:
+    assert tiny.post("/api/generate", {"model": "tiny"}).status_code == 200
+    (worker,) = tiny.workers()
+    assert "libopenblas" in _libraries(worker)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has a BLAS of its own")
+def test_a_worker_answers_without_openblas(tiny_home: Path, tmp_path: Path) -> None:
+    """An empty file is what the loader finds first under that name, and it is no library."""
+    (tmp_path / "libopenblas.so.0").touch()
+    question = {"model": "tiny", "prompt": "bada", "stream": False, "options": {"num_predict": 3}}
+    with serving(tiny_home, env={"LD_LIBRARY_PATH": str(tmp_path)}) as server:
+        answer = server.post("/api/generate", question)
+        assert (answer.status_code, answer.json()["eval_count"]) == (200, 3)
+        (worker,) = server.workers()
+        assert "libopenblas" not in _libraries(worker)
 
 
 def test_the_live_gateway_has_no_mlx_in_it(tiny: Server) -> None:

@@ -15,7 +15,6 @@ from mlx_lm.generate import generate_step
 from mlx_lm.utils import load_model
 from safetensors.numpy import save_file
 
-from mlx_ollama.worker.blas import preload_openblas
 from mlx_ollama.worker.convert import convert
 from mlx_ollama.worker.gguf_rope import llama3_factors
 from mlx_ollama.worker.load import Device, Loaded, LoadError, load
@@ -245,10 +244,6 @@ def test_loading_never_touches_the_network(directory: Path) -> None:
         [sys.executable, "-c", WATCHED_LOAD, str(directory)], check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_openblas_is_optional() -> None:
-    assert preload_openblas() in (True, False)
 
 
 @pytest.mark.real
