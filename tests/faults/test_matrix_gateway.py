@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import time
@@ -16,7 +17,7 @@ import pytest
 
 from tests.faults.standing import GOOD_TOKENS, is_gone, is_healthy, stored
 from tests.faults.storing import import_model
-from tests.support.server import wait_until
+from tests.support.server import is_busy, wait_until
 from tests.support.supervised import Supervised, supervised
 
 pytestmark = pytest.mark.xdist_group("matrix-gateway")
@@ -69,24 +70,36 @@ class Reign:
         if state == "loading":
             self.supervisor.post("/api/generate", {"model": "tiny", "keep_alive": 0})
             wait_until(lambda: not gateway.children(recursive=True), "the end of the worker")
-        with asking(self.url, state):
+        others = gateway.children(recursive=True)
+        if state == "prefill":
+            self.supervisor.post("/api/generate", {"model": "slow"})
+        with asking(self.url, state) as connection:
+            if state == "prefill":
+                (reader,) = set(gateway.children(recursive=True)) - set(others)
+                wait_until(lambda: is_busy(reader), "prefill")
+                assert connection is not None
+                assert not select.select([connection], [], [], 0)[0], "the answer has begun"
             workers = wait_until(lambda: gateway.children(recursive=True), "a worker")
             os.kill(gateway.pid, signal.SIGKILL)
             yield workers
 
 
 @contextmanager
-def asking(url: str, state: str) -> Iterator[None]:
-    """A request that is under way: its model loads, its prompt is read, its answer comes; nothing for `idle`."""
+def asking(url: str, state: str) -> Iterator[socket.socket | None]:
+    """A request that is under way: its model loads, its prompt is read, its answer comes; nothing for `idle`.
+
+    Except for what is being decoded, one gets the connection on which the answer will be.
+    """
     if state == "idle":
-        yield
+        yield None
         return
-    body = LONG | ({"prompt": "keti zuzu momo " * 1000} if state == "prefill" else {})
+    body = LONG | ({"model": "slow", "prompt": "keti zuzu momo " * 2500} if state == "prefill" else {})
     with ExitStack() as stack:
         client = stack.enter_context(httpx.Client(base_url=url, timeout=60, trust_env=False))
         if state == "decode":
             lines = stack.enter_context(client.stream("POST", "/api/generate", json=body)).iter_lines()
             assert '"response"' in next(lines)
+            yield None
         else:
             content = json.dumps(body).encode()
             address = httpx.URL(url)
@@ -94,13 +107,14 @@ def asking(url: str, state: str) -> Iterator[None]:
             connection.sendall(b"POST /api/generate HTTP/1.1\r\nhost: localhost\r\n")
             connection.sendall(b"content-length: %d\r\n\r\n%b" % (len(content), content))
             wait_until(lambda: client.get("/health").json()["active_requests"], "the request")
-        yield
+            yield connection
 
 
 @pytest.fixture(scope="module")
-def reign(tiny_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reign]:
+def reign(tiny_directory: Path, slow_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reign]:
     home = tmp_path_factory.mktemp("gateway")
     import_model(home, "tiny", tiny_directory)
+    import_model(home, "slow", slow_directory)
     reign = Reign(home)
     yield reign
     reign.end()
