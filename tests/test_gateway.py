@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -74,6 +75,33 @@ def test_headers_are_ollamas(tiny: Server) -> None:
     large = tiny.post("/api/show", {"model": "tiny", "verbose": True})
     assert large.headers["transfer-encoding"] == "chunked"
     assert "content-length" not in large.headers
+
+
+def test_a_connection_stays_open_until_it_has_been_idle_for_as_long_as_is_set(tmp_path: Path) -> None:
+    idle = 1.5
+    with serving(tmp_path, env={"MLX_API_CONNECTION_KEEP_ALIVE": str(idle)}) as server:
+        connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+        connection.connect()
+        for pause in (0.8, 0.8, 0):
+            connection.request("GET", "/api/version")
+            assert connection.getresponse().read()
+            answered = time.monotonic()
+            time.sleep(pause)
+        assert connection.sock.recv(1) == b""
+        assert idle - 0.2 < time.monotonic() - answered < idle + 5
+        connection.close()
+
+
+def test_a_gpu_that_is_asked_for_and_not_there(tiny_home: Path) -> None:
+    mx = pytest.importorskip("mlx.core")
+    if mx.metal.is_available() or mx.cuda.is_available():
+        pytest.skip("there is a GPU")
+    message = "MLX_API_DEVICE is gpu, but MLX finds none here"
+    with serving(tiny_home, "--device", "gpu") as server:
+        refused = server.post("/api/generate", {"model": "tiny", "prompt": "x"})
+        assert (refused.status_code, refused.json()) == (500, {"error": message})
+        assert server.client.get("/api/version").status_code == 200
+        assert f"tiny:latest cannot be loaded: {message}" in server.log.read_text()
 
 
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", ""])
