@@ -24,5 +24,6 @@ def test_a_wheel_holds_everything_that_is_needed(tmp_path: Path) -> None:
         assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     assert dict(points["console_scripts"]) == {"mlx-ollama": "mlx_ollama.cli:main"}
     assert {"mlx_ollama/py.typed", "mlx_ollama/models/catalog.toml"} <= names
-    ours = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*") if path.is_file()}
-    assert {name for name in names if not name.startswith(info)} == {name for name in ours if "__pycache__" not in name}
+    ours = {path.relative_to(ROOT) for path in PACKAGE.rglob("*") if path.is_file()}
+    kept = {str(path) for path in ours if not any(part.startswith((".", "__pycache__")) for part in path.parts)}
+    assert {name for name in names if not name.startswith(info)} == kept
