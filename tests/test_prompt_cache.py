@@ -1,7 +1,9 @@
 """The prompt cache through the door: what a caller sees of it, and what not."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,36 @@ pytestmark = pytest.mark.xdist_group("prompt-cache")
 
 HEADER = "x-mlx-ollama-prompt-cache"
 LONG = "zuzu momo keti rara " * 30
+WORDS = ("bada", "keti", "momo", "zuzu", "lele", "rara")
+COUNTS = ("prompt_eval_count", "eval_count", "done_reason")
+CRAMPED_BYTES = 300 << 10
+"""Room for two prompts of these tests."""
 
 
 @pytest.fixture(scope="module")
 def talkative(tiny_home: Path) -> Iterator[Server]:
     with serving(tiny_home, env={"MLX_API_DEBUG": "1"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def forgetful(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with _another(tiny_home, tmp_path_factory, "0") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cramped(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with _another(tiny_home, tmp_path_factory, str(CRAMPED_BYTES)) as server:
+        yield server
+
+
+@contextmanager
+def _another(tiny_home: Path, folders: pytest.TempPathFactory, budget: str, **more: str) -> Iterator[Server]:
+    """A server beside the others, with the same models and a budget of its own."""
+    home = folders.mktemp("home") / "home"
+    home.symlink_to(tiny_home)
+    with serving(home, env={"MLX_API_DEBUG": "1", "MLX_API_PROMPT_CACHE_BYTES": budget, **more}) as server:
         yield server
 
 
@@ -54,36 +81,70 @@ def test_it_goes_out_with_the_first_byte_in_every_dialect(talkative: Server, pat
     assert int(told[1]) > int(told[0])
 
 
+def _talk(server: Server, word: str) -> tuple[list[Any], list[int]]:
+    """Three turns about a word: what was said, by text and counts, and how many tokens were reused."""
+    messages, said, reused = [], [], []
+    for turn in range(3):
+        messages.append({"role": "user", "content": f"{word} {turn} " * 20})
+        body = {"model": "tiny", "messages": messages, "stream": False, "options": {"num_predict": 12}}
+        answer = server.post("/api/chat", body)
+        told = answer.json()
+        said.append((told["message"]["content"], told["prompt_eval_count"], told["eval_count"]))
+        reused.append(int(_told(answer.headers[HEADER])["reused"]))
+        messages.append(told["message"])
+    return said, reused
+
+
+def _talks(server: Server, words: Sequence[str]) -> list[tuple[list[Any], list[int]]]:
+    with ThreadPoolExecutor(len(words)) as pool:
+        return list(pool.map(partial(_talk, server), words))
+
+
 def test_conversations_at_once_keep_their_own_and_say_what_they_would_without(
-    talkative: Server, tiny_home: Path, tmp_path: Path
+    talkative: Server, forgetful: Server
 ) -> None:
     """Parallel requests do not push each other's beginnings out, and nothing of one gets into another."""
-
-    def talk(server: Server, word: str) -> tuple[list[Any], list[int]]:
-        messages, said, reused = [], [], []
-        for turn in range(3):
-            messages.append({"role": "user", "content": f"{word} {turn} " * 20})
-            body = {"model": "tiny", "messages": messages, "stream": False, "options": {"num_predict": 12}}
-            answer = server.post("/api/chat", body)
-            said.append((answer.json()["message"]["content"], answer.json()["prompt_eval_count"]))
-            reused.append(int(_told(answer.headers[HEADER])["reused"]))
-            messages.append(answer.json()["message"])
-        return said, reused
-
-    home = tmp_path / "home"
-    home.symlink_to(tiny_home)
-    words = ("bada", "keti", "momo", "zuzu", "lele", "rara")
-    with serving(home, env={"MLX_API_DEBUG": "1", "MLX_API_PROMPT_CACHE_BYTES": "0"}) as forgetful:
-        answers = []
-        for server in (talkative, forgetful):
-            with ThreadPoolExecutor(len(words)) as pool:
-                answers.append(list(pool.map(partial(talk, server), words)))
-    (with_it, without) = answers
+    with_it, without = _talks(talkative, WORDS), _talks(forgetful, WORDS)
     assert [said for said, _ in with_it] == [said for said, _ in without]
     for said, reused in with_it:
         # All of the last turn's prompt but its last few tokens, which ask for an answer.
-        assert all(known > count - 8 for known, (_, count) in zip(reused[1:], said, strict=False)), (reused, said)
+        assert all(known > count - 8 for known, (_, count, _) in zip(reused[1:], said, strict=False)), (reused, said)
     assert all(not any(reused) for _, reused in without)
+
+
+def test_conversations_that_push_each_other_out_say_what_they_would_without(cramped: Server, forgetful: Server) -> None:
+    """There is room for about two of them: what is read anew and what is remembered come to the same text."""
+    talks = _talks(cramped, WORDS)
+    assert [said for said, _ in talks] == [said for said, _ in _talks(forgetful, WORDS)]
+    later = [known for _, reused in talks for known in reused[1:]]
+    assert sum(known == 0 for known in later) >= len(WORDS), "they had room"
+    # Nobody else asks now: the last one is remembered.
+    (said, _), (again, reused) = _talk(cramped, WORDS[0]), _talk(cramped, WORDS[0])
+    assert said == again == talks[0][0]
+    assert all(reused)
+
+
+def test_what_is_forgotten_in_mid_answer_does_no_harm_to_it(cramped: Server, forgetful: Server) -> None:
+    """An answer that began with what was remembered goes on when others have pushed that out."""
+    prompt = LONG + "mimo"
+    body = _body(prompt, stream=True, options={"num_predict": 600})
+    whole = forgetful.lines("/api/generate", body)
+
+    def reused() -> str:
+        return _told(cramped.post("/api/generate", _body(prompt, options={"num_predict": 1})).headers[HEADER])["reused"]
+
+    cramped.post("/api/generate", _body(prompt))
+    with cramped.client.stream("POST", "/api/generate", json=body) as response:
+        assert int(_told(response.headers[HEADER])["reused"]) > 100
+        lines = response.iter_lines()
+        first = next(lines)
+        for word in WORDS[:3]:
+            cramped.post("/api/generate", _body(f"{word} {LONG}", options={"num_predict": 1}))
+        assert reused() == "0"
+        assert cramped.client.get("/health").json()["active_requests"] == 1, "the answer is over"
+        told = [json.loads(line) for line in (first, *lines)]
+    assert "".join(line["response"] for line in told) == "".join(line["response"] for line in whole)
+    assert [told[-1][name] for name in COUNTS] == [whole[-1][name] for name in COUNTS]
 
 
 def test_a_billing_header_does_not_spoil_what_is_remembered(talkative: Server) -> None:
@@ -104,9 +165,8 @@ def test_nobody_is_told_who_did_not_ask(tiny: Server) -> None:
     assert HEADER not in tiny.post("/api/generate", _body(LONG)).headers
 
 
-def test_nothing_is_remembered_without_a_budget(tiny_home: Path) -> None:
-    with serving(tiny_home, env={"MLX_API_DEBUG": "1", "MLX_API_PROMPT_CACHE_BYTES": "0"}) as server:
-        told = [server.post("/api/generate", _body(LONG)).headers[HEADER] for _ in range(2)]
+def test_nothing_is_remembered_without_a_budget(forgetful: Server) -> None:
+    told = [forgetful.post("/api/generate", _body(LONG)).headers[HEADER] for _ in range(2)]
     assert told == ["reused=0"] * 2
 
 
