@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.server import Server, run_cli, serving
@@ -71,14 +72,27 @@ def test_the_header_tells_what_was_reused_and_where_prompts_part(talkative: Serv
     assert again.json()["prompt_eval_count"] == count
 
 
-@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages", "/v1/responses"])
 @pytest.mark.parametrize("stream", [True, False])
-def test_it_goes_out_with_the_first_byte_in_every_dialect(talkative: Server, path: str, *, stream: bool) -> None:
-    said = f"{LONG} {path} {stream}"
-    messages = [{"role": "user", "content": said}]
-    body = {"model": "tiny", "messages": messages, "stream": stream, "max_tokens": 6, "options": {"num_predict": 6}}
-    told = [_told(talkative.post(path, body).headers[HEADER])["reused"] for _ in range(2)]
-    assert int(told[1]) > int(told[0])
+def test_it_goes_out_with_the_first_byte_and_counts_as_before(talkative: Server, path: str, *, stream: bool) -> None:
+    """What is reused is told in the header alone: usage counts whole prompts, as the reference does in each dialect."""
+    asked = [{"role": "user", "content": f"{LONG} {path} {stream}"}]
+    limits = {"max_tokens": 6, "max_output_tokens": 6, "options": {"num_predict": 6}}
+    more = {"stream_options": {"include_usage": True}} if path == "/v1/chat/completions" else {}
+    body = {"model": "tiny", "messages": asked, "input": asked, "temperature": 0, "stream": stream} | limits | more
+    first, again = (talkative.post(path, body) for _ in range(2))
+    told = [int(_told(answer.headers[HEADER])["reused"]) for answer in (first, again)]
+    assert told[1] > told[0]
+    assert _usage(first) == _usage(again)
+    assert told[1] + 1 in _usage(again).values(), "the tokens of the prompt"
+
+
+def _usage(answer: httpx.Response) -> dict[str, Any]:
+    """What an answer, or a stream's last event that has any, says of tokens."""
+    *_, last = (line for line in answer.text.splitlines() if '_tokens"' in line or '_eval_count"' in line)
+    told = json.loads(last.removeprefix("data: "))
+    usage: dict[str, Any] = told.get("response", told).get("usage") or {name: told[name] for name in COUNTS}
+    return usage
 
 
 def _talk(server: Server, word: str) -> tuple[list[Any], list[int]]:
