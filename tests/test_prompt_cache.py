@@ -1,12 +1,14 @@
 """The prompt cache through the door: what a caller sees of it, and what not."""
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Barrier
+from typing import Any, TypeAlias
 
 import httpx
 import pytest
@@ -19,8 +21,14 @@ HEADER = "x-mlx-ollama-prompt-cache"
 LONG = "zuzu momo keti rara " * 30
 WORDS = ("bada", "keti", "momo", "zuzu", "lele", "rara")
 COUNTS = ("prompt_eval_count", "eval_count", "done_reason")
-CRAMPED_BYTES = 300 << 10
-"""Room for two prompts of these tests."""
+CRAMPED_BYTES = 600 << 10
+"""Room for 1,200 tokens, which is two prompts of these tests: a cache that has grown has room for 256 at a time."""
+
+OLDEST_STAY = """
+class OldestStay:
+    def order(self, remembered):
+        return sorted(remembered, key=lambda prompt: prompt.idle_seconds)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +103,14 @@ def _usage(answer: httpx.Response) -> dict[str, Any]:
     return usage
 
 
-def _talk(server: Server, word: str) -> tuple[list[Any], list[int]]:
+Talk: TypeAlias = tuple[list[Any], list[int]]
+
+
+def _talk(server: Server, word: str, meet: Callable[[], Any] = lambda: None) -> Talk:
     """Three turns about a word: what was said, by text and counts, and how many tokens were reused."""
     messages, said, reused = [], [], []
     for turn in range(3):
+        meet()
         messages.append({"role": "user", "content": f"{word} {turn} " * 20})
         body = {"model": "tiny", "messages": messages, "stream": False, "options": {"num_predict": 12}}
         answer = server.post("/api/chat", body)
@@ -109,16 +121,18 @@ def _talk(server: Server, word: str) -> tuple[list[Any], list[int]]:
     return said, reused
 
 
-def _talks(server: Server, words: Sequence[str]) -> list[tuple[list[Any], list[int]]]:
-    with ThreadPoolExecutor(len(words)) as pool:
-        return list(pool.map(partial(_talk, server), words))
+def _talks(server: Server) -> list[Talk]:
+    """Conversations about all words; each turn begins when the others have had theirs."""
+    meet = partial(Barrier(len(WORDS)).wait, 60)
+    with ThreadPoolExecutor(len(WORDS)) as pool:
+        return list(pool.map(partial(_talk, server, meet=meet), WORDS))
 
 
 def test_conversations_at_once_keep_their_own_and_say_what_they_would_without(
     talkative: Server, forgetful: Server
 ) -> None:
     """Parallel requests do not push each other's beginnings out, and nothing of one gets into another."""
-    with_it, without = _talks(talkative, WORDS), _talks(forgetful, WORDS)
+    with_it, without = _talks(talkative), _talks(forgetful)
     assert [said for said, _ in with_it] == [said for said, _ in without]
     for said, reused in with_it:
         # All of the last turn's prompt but its last few tokens, which ask for an answer.
@@ -127,11 +141,10 @@ def test_conversations_at_once_keep_their_own_and_say_what_they_would_without(
 
 
 def test_conversations_that_push_each_other_out_say_what_they_would_without(cramped: Server, forgetful: Server) -> None:
-    """There is room for about two of them: what is read anew and what is remembered come to the same text."""
-    talks = _talks(cramped, WORDS)
-    assert [said for said, _ in talks] == [said for said, _ in _talks(forgetful, WORDS)]
-    later = [known for _, reused in talks for known in reused[1:]]
-    assert sum(known == 0 for known in later) >= len(WORDS), "they had room"
+    """There is room for some of them: what is read anew and what is remembered come to the same text."""
+    talks = _talks(cramped)
+    assert [said for said, _ in talks] == [said for said, _ in _talks(forgetful)]
+    assert any(known == 0 for _, reused in talks for known in reused[1:]), "they had room"
     # Nobody else asks now: the last one is remembered.
     (said, _), (again, reused) = _talk(cramped, WORDS[0]), _talk(cramped, WORDS[0])
     assert said == again == talks[0][0]
@@ -182,6 +195,23 @@ def test_nobody_is_told_who_did_not_ask(tiny: Server) -> None:
 def test_nothing_is_remembered_without_a_budget(forgetful: Server) -> None:
     told = [forgetful.post("/api/generate", _body(LONG)).headers[HEADER] for _ in range(2)]
     assert told == ["reused=0"] * 2
+
+
+def test_a_chooser_of_ones_own_decides(
+    tiny_home: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (tmp_path / "ours.py").write_text(OLDEST_STAY)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    own = {"PYTHONPATH": path, "MLX_API_PROMPT_CACHE_CHOOSER": "ours:OldestStay"}
+    with _another(tiny_home, tmp_path_factory, str(CRAMPED_BYTES), **own) as server:
+
+        def reused(word: str) -> bool:
+            told = server.post("/api/generate", _body(f"{word} {LONG}", options={"num_predict": 1}))
+            return int(_told(told.headers[HEADER])["reused"]) > 100
+
+        assert [reused(word) for word in WORDS[:3]] == [False] * 3
+        # Ours to go last: by the usual order it would have gone first.
+        assert (reused(WORDS[0]), reused(WORDS[1])) == (True, False)
 
 
 def test_a_chooser_that_there_is_not_is_an_error(tiny_home: Path) -> None:
