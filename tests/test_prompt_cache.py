@@ -39,7 +39,8 @@ def talkative(tiny_home: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def forgetful(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with _another(tiny_home, tmp_path_factory, "0") as server:
+    """Remembers nothing, and leaves prompts as they are."""
+    with _another(tiny_home, tmp_path_factory, "0", MLX_API_CANONICAL="0") as server:
         yield server
 
 
@@ -186,6 +187,16 @@ def test_a_billing_header_does_not_spoil_what_is_remembered(talkative: Server) -
     assert [headers["x-mlx-ollama-canonical"] for headers in told] == ["removed x-anthropic-billing-header"] * 2
     assert "differs" not in told[1][HEADER]
     assert int(_told(told[1][HEADER])["reused"]) > 100
+
+
+def test_a_server_told_to_leave_prompts_alone_does(talkative: Server, forgetful: Server) -> None:
+    system = "x-anthropic-billing-header: cc_version=2.1.37; cch=00abc;\nYou are kind."
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": "bada"}]
+    body = {"model": "tiny", "messages": messages, "stream": False, "_debug_render_only": True}
+    cleaned, left = (server.post("/api/chat", body) for server in (talkative, forgetful))
+    assert "billing" not in cleaned.json()["_debug_info"]["rendered_template"]
+    assert system in left.json()["_debug_info"]["rendered_template"]
+    assert ["x-mlx-ollama-canonical" in answer.headers for answer in (cleaned, left)] == [True, False]
 
 
 def test_nobody_is_told_who_did_not_ask(tiny: Server) -> None:
