@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,13 @@ from mlx_ollama.errors import GenerationFailed, MlxOllamaError
 from mlx_ollama.policies.errors import Errors
 from mlx_ollama.routes import EventStream, StreamKeepAlive
 from mlx_ollama.types import Chat, Delta, Done, Event, Leased, Rendered, Usage
-from tests.support.server import serving
+from tests.support.cli import import_model
+from tests.support.parrot import write_parrot
+from tests.support.server import Server, serving
+from tests.worker.parse.feeding import GET_W
+from tests.worker.parse.tokenizers import FAMILIES
+
+pytestmark = pytest.mark.xdist_group("streams")
 
 PATIENCE = 0.05
 END = Done("stop", Usage(1, 1, 1, 1))
@@ -148,14 +154,56 @@ def test_ollamas_streams_are_silent_unless_told() -> None:
         assert StreamKeepAlive(15.0, ndjson=True).patience(answers) == told
 
 
-def test_a_server_told_to_send_them(tiny_home: Path) -> None:
-    told = {"MLX_API_STREAM_KEEP_ALIVE": "0.02", "MLX_API_NDJSON_KEEP_ALIVE": "1"}
+WORDS = [f"w{number} " for number in range(1000)]
+"""What the parrot has to say: about half a second of words, held back where they are arguments of a call."""
+
+CALLS = ("Sure", "<tool_call>", '{"name": "get_w", "arguments": {"city": "', *WORDS, '"}}', "</tool_call>")
+CUE = "<|im_start|>assistant\n"
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> Iterator[Server]:
+    """A server that sends heartbeats soon and everywhere, with `tiny` and a parrot that calls at length."""
+    home = tmp_path_factory.mktemp("told")
+    import_model(home, "tiny", tiny_directory)
+    parrot = write_parrot(home / "parrot", FAMILIES["hermes"][0], CALLS, [CUE])
+    import_model(home, "parrot", parrot, "--parameter", "temperature=0")
+    soon = {"MLX_API_STREAM_KEEP_ALIVE": "0.02", "MLX_API_NDJSON_KEEP_ALIVE": "1", "MLX_API_DEBUG": "1"}
+    with serving(home, env=soon) as server:
+        yield server
+
+
+def test_a_server_told_to_send_them(told: Server) -> None:
     prompt = " ".join(f"ra{number}" for number in range(1500))
     body = {"model": "tiny", "prompt": prompt, "options": {"num_predict": 1}}
-    with serving(tiny_home, env=told) as server:
-        first, *_ = server.lines("/api/generate", body)
-        assert (first["response"], first["done"]) == ("", False)
-        client = ollama.Client(host=server.url, trust_env=False)
-        *_, last = client.generate("tiny", prompt + " so", stream=True, options={"num_predict": 1})
-        assert last.done
-        client._client.close()
+    first, *_ = told.lines("/api/generate", body)
+    assert (first["response"], first["done"]) == ("", False)
+    client = ollama.Client(host=told.url, trust_env=False)
+    *_, last = client.generate("tiny", prompt + " so", stream=True, options={"num_predict": 1})
+    assert last.done
+    client._client.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "beat"),
+    [
+        ("/v1/chat/completions", ": keep-alive"),
+        ("/v1/messages", ": keep-alive"),
+        ("/v1/responses", ": keep-alive"),
+        ("/api/chat", '"content":""},"done":false'),
+    ],
+)
+def test_a_call_that_is_held_back_is_no_silence(told: Server, path: str, beat: str) -> None:
+    function = GET_W["function"]
+    flat = {
+        "/v1/messages": {**function, "input_schema": function["parameters"]},
+        "/v1/responses": {"type": "function", **function},
+    }
+    asked = [{"role": "user", "content": "hi"}]
+    body = {"model": "parrot", "stream": True, "messages": asked, "input": asked, "tools": [flat.get(path, GET_W)]}
+    with told.client.stream("POST", path, json={**body, "max_tokens": 4000}) as response:
+        lines = [line for line in response.iter_lines() if line]
+    said = next(at for at, line in enumerate(lines) if "Sure" in line)
+    called = next(at for at, line in enumerate(lines) if "w999" in line)
+    assert sum(beat in line for line in lines[said:called]) >= 3
+    assert "<tool_call>" not in "".join(lines)
