@@ -18,11 +18,11 @@ from mlx_ollama.dialects.responses_answers import ResponsesAnswers, ResponsesCha
 from mlx_ollama.doors import refuse_of
 from mlx_ollama.errors import GenerationFailed, MlxOllamaError
 from mlx_ollama.policies.errors import Errors
-from mlx_ollama.routes import EventStream, StreamKeepAlive
+from mlx_ollama.routes import PROMPT_CACHE_HEADER, EventStream, StreamKeepAlive
 from mlx_ollama.types import Chat, Delta, Done, Event, Leased, Rendered, Usage
 from tests.support.cli import import_model
 from tests.support.parrot import write_parrot
-from tests.support.server import Server, serving
+from tests.support.server import Server, serving, wait_until
 from tests.worker.parse.feeding import GET_W
 from tests.worker.parse.tokenizers import FAMILIES
 
@@ -154,7 +154,7 @@ def test_ollamas_streams_are_silent_unless_told() -> None:
         assert StreamKeepAlive(15.0, ndjson=True).patience(answers) == told
 
 
-WORDS = [f"w{number} " for number in range(1000)]
+WORDS = [f"w{number} " for number in range(100)]
 """What the parrot has to say: about half a second of words, held back where they are arguments of a call."""
 
 CALLS = ("Sure", "<tool_call>", '{"name": "get_w", "arguments": {"city": "', *WORDS, '"}}', "</tool_call>")
@@ -166,7 +166,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> Iter
     """A server that sends heartbeats soon and everywhere, with `tiny` and a parrot that calls at length."""
     home = tmp_path_factory.mktemp("told")
     import_model(home, "tiny", tiny_directory)
-    parrot = write_parrot(home / "parrot", FAMILIES["hermes"][0], CALLS, [CUE])
+    parrot = write_parrot(home / "parrot", FAMILIES["hermes"][0], CALLS, [CUE], layers=16)
     import_model(home, "parrot", parrot, "--parameter", "temperature=0")
     soon = {"MLX_API_STREAM_KEEP_ALIVE": "0.02", "MLX_API_NDJSON_KEEP_ALIVE": "1", "MLX_API_DEBUG": "1"}
     with serving(home, env=soon) as server:
@@ -204,6 +204,21 @@ def test_a_call_that_is_held_back_is_no_silence(told: Server, path: str, beat: s
     with told.client.stream("POST", path, json={**body, "max_tokens": 4000}) as response:
         lines = [line for line in response.iter_lines() if line]
     said = next(at for at, line in enumerate(lines) if "Sure" in line)
-    called = next(at for at, line in enumerate(lines) if "w999" in line)
+    called = next(at for at, line in enumerate(lines) if "w99 " in line)
     assert sum(beat in line for line in lines[said:called]) >= 3
     assert "<tool_call>" not in "".join(lines)
+
+
+def test_a_hang_up_ends_an_answer_within_a_few_steps(told: Server) -> None:
+    """What a cancelled answer had come to is remembered: so the next one tells how far that was."""
+    prompt = "bada " * 60 + CUE
+    body = {"model": "parrot", "prompt": prompt, "raw": True, "options": {"num_predict": 2000}}
+    with told.client.stream("POST", "/api/generate", json=body) as response:
+        pieces = (json.loads(line)["response"] for line in response.iter_lines())
+        heard = [piece for piece, _ in zip(filter(None, pieces), range(20), strict=False)]
+    wait_until(lambda: told.client.get("/health").json()["active_requests"] == 0, "the end of it")
+    again = told.post("/api/generate", {**body, "prompt": prompt + "".join(CALLS), "stream": False})
+    reused = again.headers[PROMPT_CACHE_HEADER].removeprefix("reused=").partition(";")[0]
+    said = int(reused) - (again.json()["prompt_eval_count"] - len(CALLS))
+    assert "".join(CALLS).startswith("".join(heard))
+    assert len(heard) - 1 <= said <= len(heard) + 25, "how many tokens there were"

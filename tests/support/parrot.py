@@ -25,11 +25,12 @@ def write_parrot(
     *,
     knows: Sequence[str] = (),
     others: Mapping[str, Sequence[str]] | None = None,
+    layers: int = 1,
 ) -> Path:
     """Writes a model that says `answer` to a prompt whose last token is the last one of one of `cues`.
 
     Each part of the answer becomes a token of its own; none may come twice. `knows` are more tokens of its vocabulary,
-    `others` its answers to other cues, each of which is a token, too.
+    `others` its answers to other cues, each of which is a token, too. `layers` do nothing but take their time.
     """
     directory.mkdir(parents=True)
     write_tokenizer(directory)
@@ -42,7 +43,7 @@ def write_parrot(
     config = {
         "model_type": "llama",
         "hidden_size": _HIDDEN,
-        "num_hidden_layers": 1,
+        "num_hidden_layers": layers,
         "intermediate_size": _HIDDEN,
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
@@ -63,7 +64,7 @@ def write_parrot(
 
 
 def _weights(config: dict[str, object], steps: list[tuple[int, int]]) -> dict[str, mx.array]:
-    """A layer that adds nothing, and a head that answers a token's own vector."""
+    """Layers that add nothing, and a head that answers a token's own vector."""
     model = llama.Model(llama.ModelArgs.from_dict(config))
     mx.random.seed(0)
     weights = {
