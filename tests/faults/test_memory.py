@@ -18,6 +18,7 @@ import pytest
 from mlx_ollama.app import Gateway
 from mlx_ollama.memory.gauge import Reading
 from mlx_ollama.policies.eviction import IdleModel
+from mlx_ollama.routes import PROMPT_CACHE_HEADER
 from tests.support.embedders import write_tiny_encoder
 from tests.support.gateway import Dial, running, until
 from tests.support.server import run_cli, serving, wait_until
@@ -305,6 +306,35 @@ def test_answers_count_until_they_have_grown_and_are_not_begun_where_they_cannot
         assert "x-mlx-ollama-setting" not in refused.headers
 
     _run(many, story)
+
+
+def test_prompts_that_are_given_back_in_mid_answer_do_no_harm_to_it(
+    many: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(client: httpx.AsyncClient, gateway: Gateway, dial: Dial) -> None:
+        body = {"model": "tiny", "prompt": "bada keti " * 60, "stream": False, "options": {"num_predict": 900}}
+
+        async def is_recalled() -> bool:
+            return 'prompts_total{cache="hit"' in (await client.get("/metrics")).text
+
+        async def is_given_back() -> bool:
+            return "MiB of prefixes" in caplog.text
+
+        first = await client.post("/api/generate", json=body)
+        asking = asyncio.create_task(client.post("/api/generate", json=body))
+        await until(is_recalled, "a prompt that is remembered")
+        dial.percent = 96.0
+        await until(is_given_back, "relief")
+        dial.percent = 10.0
+        probe = await client.post("/api/generate", json={**body, "options": {"num_predict": 1}})
+        assert probe.headers[PROMPT_CACHE_HEADER] == "reused=0"
+        assert not asking.done()
+        again = await asking
+        assert int(again.headers[PROMPT_CACHE_HEADER].removeprefix("reused=")) > 100
+        for name in ("response", "prompt_eval_count", "eval_count"):
+            assert again.json()[name] == first.json()[name]
+
+    _run(many, story, debug=True)
 
 
 def test_a_killed_worker_is_a_503_only_if_memory_was_short(many: Path) -> None:
