@@ -168,6 +168,7 @@ def _warm(settings: Settings, guard: MemoryGuard) -> WarmWorker:
             log_level=settings.log_level,
             prompt_cache_bytes=settings.prompt_cache_bytes,
             prompt_cache_chooser=settings.prompt_cache_chooser,
+            home=settings.home,
             care=Care(settings.worker_heartbeat, settings.worker_patience, settings.worker_grace),
             verdict=guard.verdict,
         )

@@ -99,6 +99,7 @@ class WorkerLink(asyncio.Protocol):
         log_level: str,
         prompt_cache_bytes: int,
         prompt_cache_chooser: str,
+        home: Path,
         care: Care,
         verdict: Verdict,
     ) -> "WorkerLink":
@@ -120,6 +121,7 @@ class WorkerLink(asyncio.Protocol):
                     *("--device", device),
                     *("--prefill-slice", str(prefill_slice), "--log-level", log_level),
                     *("--prompt-cache-bytes", str(prompt_cache_bytes), "--prompt-cache-chooser", prompt_cache_chooser),
+                    *("--home", str(home)),
                     env=of_workers(),
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,

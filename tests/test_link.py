@@ -18,6 +18,7 @@ def test_a_worker_that_dies_before_it_gets_its_model_says_so_to_who_waits_for_it
             log_level="info",
             prompt_cache_bytes=0,
             prompt_cache_chooser="",
+            home=tiny_directory,
             care=Care(heartbeat=5, patience=25, grace=5),
             verdict=lambda status, words: WorkerDied(words),
         )

@@ -1,7 +1,6 @@
 """The prompt cache through the door: what a caller sees of it, and what not."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -208,13 +207,12 @@ def test_nothing_is_remembered_without_a_budget(forgetful: Server) -> None:
     assert told == ["reused=0"] * 2
 
 
-def test_a_chooser_of_ones_own_decides(
-    tiny_home: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_chooser_of_ones_own_decides(tiny_home: Path, tmp_path: Path) -> None:
+    for part in tiny_home.iterdir():
+        (tmp_path / part.name).symlink_to(part)
     (tmp_path / "ours.py").write_text(OLDEST_STAY)
-    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    own = {"PYTHONPATH": path, "MLX_API_PROMPT_CACHE_CHOOSER": "ours:OldestStay"}
-    with _another(tiny_home, tmp_path_factory, str(CRAMPED_BYTES), **own) as server:
+    own = {"MLX_API_DEBUG": "1", "MLX_API_PROMPT_CACHE_CHOOSER": "ours:OldestStay"}
+    with serving(tmp_path, env={"MLX_API_PROMPT_CACHE_BYTES": str(CRAMPED_BYTES), **own}) as server:
 
         def reused(word: str) -> bool:
             told = server.post("/api/generate", _body(f"{word} {LONG}", options={"num_predict": 1}))

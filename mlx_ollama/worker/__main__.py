@@ -69,7 +69,7 @@ def _build(
         device,
         outbox.send,
         prefill_slice=arguments.prefill_slice,
-        prompt_cache=PromptCache(arguments.prompt_cache_bytes, arguments.prompt_cache_chooser),
+        prompt_cache=PromptCache(arguments.prompt_cache_bytes, arguments.prompt_cache_chooser, arguments.home),
     )
 
 
@@ -84,6 +84,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--prefill-slice", type=float, default=0.25)
     parser.add_argument("--prompt-cache-bytes", type=int, default=0)
     parser.add_argument("--prompt-cache-chooser", default="mlx_ollama.worker.prefix_choice:LeastRecentlyUsed")
+    parser.add_argument("--home", type=Path)
     parser.add_argument("--log-level", default="info")
     return parser.parse_args()
 

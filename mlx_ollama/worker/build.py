@@ -22,10 +22,14 @@ Send = Callable[[list[Frame]], None]
 
 @dataclass(frozen=True)
 class PromptCache:
-    """How much of what was read is remembered: bytes, and the name of the chooser of what goes first."""
+    """How much of what was read is remembered: bytes, and the name of the chooser of what goes first.
+
+    That may lie in the folder `home`.
+    """
 
     budget: int
     chooser: str
+    home: Path | None = None
 
 
 def warm() -> None:
@@ -61,7 +65,8 @@ def _build_generator(
     from mlx_ollama.worker.prefixes import Prefixes  # noqa: PLC0415 - see above
     from mlx_ollama.worker.tokenizer import Tokenizer  # noqa: PLC0415 - see above
 
-    prefixes = Prefixes(prompt_cache.budget, chooser(prompt_cache.chooser) if prompt_cache.budget else None)
+    budget = prompt_cache.budget
+    prefixes = Prefixes(budget, chooser(prompt_cache.chooser, prompt_cache.home) if budget else None)
     loaded = load(directory, device=device.kind)
 
     limit = partial(limit_memory, device, loaded.weight_bytes)

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from mlx_ollama.choosers import NotAChooser, made
+from mlx_ollama.policy import look_in
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class LeastRecentlyUsed:
         return sorted(remembered, key=lambda prompt: -prompt.idle_seconds)
 
 
-def chooser(named: str) -> Chooser:
-    """The chooser called `package.module:Class`.
+def chooser(named: str, home: Path | None = None) -> Chooser:
+    """The chooser called `package.module:Class`, which may lie in `home` if it is not one of ours.
 
     Raises:
         NotAChooser: if there is no such class, or it has no `order`, or cannot be made.
     """
+    if home is not None and not named.startswith(f"{__name__}:"):
+        look_in(home)
     try:
         found: Chooser = made(named, "remembered")
     except NotAChooser as error:
