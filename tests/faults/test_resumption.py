@@ -55,10 +55,10 @@ def _words(letter: str, count: int) -> list[str]:
 def _load(server: Server, model: str) -> psutil.Process:
     """The worker of a model, and no other."""
     for loaded in server.client.get("/api/ps").json()["models"]:
-        server.post("/api/generate", {"model": loaded["name"], "keep_alive": 0})
-    wait_until(lambda: not server.workers(), "no worker")
+        if loaded["name"] != f"{model}:latest":
+            server.post("/api/generate", {"model": loaded["name"], "keep_alive": 0})
     assert server.post("/api/generate", {"model": model}).json()["done_reason"] == "load"
-    (worker,) = server.workers()
+    (worker,) = wait_until(lambda: len(found := server.workers()) == 1 and found, "one worker")
     return worker
 
 

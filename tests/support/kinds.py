@@ -58,6 +58,7 @@ _KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
             "text_config": _SIZES
             | {
                 "model_type": "qwen3_5_text",
+                "num_hidden_layers": 2,
                 "head_dim": 16,
                 "linear_num_value_heads": 4,
                 "linear_num_key_heads": 2,
@@ -71,6 +72,7 @@ _KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
         falcon_h1,
         {
             "model_type": "falcon_h1",
+            "num_hidden_layers": 2,
             "head_dim": 16,
             "mamba_d_head": 16,
             "mamba_d_ssm": 64,
