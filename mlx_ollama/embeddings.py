@@ -22,7 +22,7 @@ from mlx_ollama.resident import Lease
 from mlx_ollama.survival import Survival
 from mlx_ollama.types import Embed, Embeddings, Usage
 
-ContextOf = Callable[[Options, Lease, StoredModel], int]
+ContextOf = Callable[[Options, Lease], int]
 
 MOST_NUMBERS = 1 << 25
 """In one answer, which is in memory as a whole: twelve bytes each, and as many again while it is written."""
@@ -86,7 +86,7 @@ class EmbeddingService:
         while True:
             async with request.attempt() as lease:
                 loaded = time.monotonic_ns()
-                context = self._context_of(options, lease, model)
+                context = self._context_of(options, lease)
                 lease.resident.context_length = context
                 if not inputs:
                     return Embeddings(())

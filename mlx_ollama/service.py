@@ -203,7 +203,7 @@ class Service:
         if prompt is None:
             async with self._pool.lease(model, call.keep_alive, demand) as lease:
                 yield Leased()
-                lease.resident.context_length = self._context(options, lease, model)
+                lease.resident.context_length = self._context(options, lease)
                 yield Done("load")
             return
         request = self._survival.request(model, call.keep_alive, demand, prompt)
@@ -230,7 +230,7 @@ class Service:
         wants_context = isinstance(call, Completion) and not call.raw
 
         def ask(lease: Lease, known: tuple[int, ...]) -> AsyncGenerator[Event | Recalled, None]:
-            context = lease.resident.context_length = self._context(options, lease, model)
+            context = lease.resident.context_length = self._context(options, lease)
             fitted = replace(prompt, context=context, keep=options.num_keep)
             if call.render_only:
                 return _rendered(lease, fitted)
@@ -240,7 +240,7 @@ class Service:
 
         return ask
 
-    def _context(self, options: Options, lease: Lease, model: StoredModel) -> int:
+    def _context(self, options: Options, lease: Lease) -> int:
         return context_length(options, lease.ready, self._default_context)
 
     def _chat_prompt(self, call: Chat, model: StoredModel) -> Prompt:

@@ -1,4 +1,4 @@
-"""One frozen `Settings`, from defaults < profile < TOML file < environment < flags; only this reads the environment."""
+"""One frozen `Settings`, from defaults < profile < TOML file < environment < flags."""
 
 import os
 import tomllib

@@ -1,4 +1,4 @@
-"""How single values of settings are read."""
+"""How single values of settings are read and shown."""
 
 import math
 import shlex

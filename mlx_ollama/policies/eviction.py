@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Protocol
 
 from mlx_ollama.choosers import made
-from mlx_ollama.policy import look_in
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,5 @@ def chooser(named: str, home: Path | None = None) -> Eviction:
     Raises:
         NotAChooser: if there is no such class, or it has no `order`, or cannot be made.
     """
-    if home is not None and not named.startswith(f"{__name__}:"):
-        look_in(home)
-    found: Eviction = made(named, "idle")
+    found: Eviction = made(named, "idle", home)
     return found

@@ -224,6 +224,7 @@ def _processed(row: _Row, logits: mx.array) -> mx.array:
     try:
         for processor in row.processors:
             own = processor(row.tokens, own)
+    # Whatever a stream's grammar or penalties raise is about that stream.
     except Exception as error:
         logger.exception("a processor of stream %d failed", row.handle)
         row.failure = error

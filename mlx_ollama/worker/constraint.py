@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 from llguidance import LLMatcher
 
+from mlx_ollama.worker.failure import reason_of
 from mlx_ollama.worker.parse.parser import Gate
 from mlx_ollama.worker.tokenizer import Tokenizer
 
@@ -57,7 +58,7 @@ class Constraint:
         # A fault in here belongs to this stream alone.
         except Exception as error:
             logger.exception("a grammar could not be followed")
-            self.failure = f"{type(error).__name__}: {error}"
+            self.failure = reason_of(error)
             return logits
 
     def _take(self, token: int) -> None:

@@ -14,7 +14,7 @@ from mlx_ollama import gojson
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.protocol import Cancel, Embed, Embedded, Failed, Frame, Release, Render, Share, Submit
 from mlx_ollama.worker.embedder import LoadedEmbedder, Vectors, finished
-from mlx_ollama.worker.failure import failure_of
+from mlx_ollama.worker.failure import failure_of, reason_of
 from mlx_ollama.worker.spare import release
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class EmbedEngine:
         if isinstance(error, InvalidRequest):
             out.append(Failed(request, "invalid", str(error)))
         else:
-            out.append(Failed(request, failure_of(error), f"{type(error).__name__}: {error}"))
+            out.append(Failed(request, failure_of(error), reason_of(error)))
 
     def _learn(self, batch: Sequence[Text], nanoseconds: int) -> None:
         """Size the next batch by the speed of this one, by a factor of two at most: short ones tell little."""

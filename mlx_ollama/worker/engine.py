@@ -26,7 +26,7 @@ from mlx_ollama.protocol import (
     Submit,
 )
 from mlx_ollama.worker.batch import LARGEST_BATCH, Batch, Joining, Left, Sampled
-from mlx_ollama.worker.failure import failure_of
+from mlx_ollama.worker.failure import failure_of, reason_of
 from mlx_ollama.worker.grammar import Grammars
 from mlx_ollama.worker.likelihood import Likelihood
 from mlx_ollama.worker.parse.choice import make_parser
@@ -232,7 +232,7 @@ class Engine:
             self._fail(request, failure_of(error), str(error), out)
         except Exception as error:
             logger.exception("request %d failed", request)
-            self._fail(request, failure_of(error), _told(error), out)
+            self._fail(request, failure_of(error), reason_of(error), out)
 
     def _fail(self, request: int, kind: Failure, reason: str, out: list[Frame]) -> None:
         self._cancel(request, out)
@@ -314,7 +314,7 @@ class Engine:
                 # It has ended with the token before.
                 continue
             if token.failure is not None:
-                self._fail(stream.id, failure_of(token.failure), _told(token.failure), out)
+                self._fail(stream.id, failure_of(token.failure), reason_of(token.failure), out)
                 continue
             self._alone(stream.id, partial(self._take, stream, token, out), out)
 
@@ -374,7 +374,7 @@ class Engine:
             work()
         except Exception as error:
             logger.exception("the batch failed; %d answers are lost", len(self._by_handle))
-            reason = _told(error)
+            reason = reason_of(error)
             lost = [stream for stream in self._streams.values() if stream.handle is not None]
             self._by_handle.clear()
             for stream in lost:
@@ -383,10 +383,6 @@ class Engine:
             with suppress(Exception):
                 self._batch.close()
             self._batch = self._new_batch()
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _limit(frame: Submit, prompt_tokens: int) -> int:

@@ -17,3 +17,8 @@ def failure_of(error: BaseException) -> Failure:
         case TemplateFailed():
             return "template"
     return "failed"
+
+
+def reason_of(error: BaseException) -> str:
+    """An error that nobody has worded for people: its type tells as much as its text."""
+    return f"{type(error).__name__}: {error}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_ollama.protocol import Failure
-from mlx_ollama.worker.failure import failure_of
+from mlx_ollama.worker.failure import failure_of, reason_of
 from mlx_ollama.worker.kv import Cache, copied, is_plain, new_cache, read, read_rows
 from mlx_ollama.worker.prefixes import Difference, Prefixes
 from mlx_ollama.worker.reading_cost import SHORT_PASS_TOKENS, ReadingCost
@@ -210,7 +210,7 @@ class Prefill:
         # A prompt for which there is no memory, say, has touched nothing but its own cache.
         except Exception as error:
             logger.exception("request %d could not be read", reading.id)
-            reading.failure, reading.failure_kind = f"{type(error).__name__}: {error}", failure_of(error)
+            reading.failure, reading.failure_kind = reason_of(error), failure_of(error)
 
     def _read_slice(self, reading: Reading, seconds: float) -> None:
         count = min(reading.until_mark, self._affordable(seconds))

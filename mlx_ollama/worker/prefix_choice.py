@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Protocol
 
 from mlx_ollama.choosers import NotAChooser, made
-from mlx_ollama.policy import look_in
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,8 @@ def chooser(named: str, home: Path | None = None) -> Chooser:
     Raises:
         NotAChooser: if there is no such class, or it has no `order`, or cannot be made.
     """
-    if home is not None and not named.startswith(f"{__name__}:"):
-        look_in(home)
     try:
-        found: Chooser = made(named, "remembered")
+        found: Chooser = made(named, "remembered", home)
     except NotAChooser as error:
         raise NotAChooser(f"MLX_API_PROMPT_CACHE_CHOOSER: {error}") from error
     return found

@@ -34,7 +34,7 @@ def model(tiny_directory: Path) -> Any:
 
 
 def _read(model: Any, prompts: list[list[int]], *, most: int = 32, warm: bool = True) -> tuple[list[Reading], Counted]:
-    counted = Counted(model)
+    counted = model if isinstance(model, Counted) else Counted(model)
     prefill = Prefill(counted, Prefixes(0), clock=lambda: 0.0)
     if warm:
         prefill._longest_slice = 512
@@ -71,15 +71,8 @@ def test_prompts_that_cannot_be_read_together_are_read_alone(model: Any) -> None
                 raise ValueError("one at a time")
             return super().__call__(tokens, cache)
 
-    narrow = Narrow(model)
-    prefill = Prefill(narrow, Prefixes(0), clock=lambda: 0.0)
-    prefill._longest_slice = 512
-    for at, tokens in enumerate(PROMPTS):
-        prefill.add(at, tokens)
-    done: list[Reading] = []
-    while prefill:
-        done += prefill.advance(32, 10.0)[1]
-    assert [reading.id for reading in sorted(done, key=lambda reading: reading.id)] == list(range(len(PROMPTS)))
+    done, narrow = _read(Narrow(model), PROMPTS)
+    assert [reading.id for reading in done] == list(range(len(PROMPTS)))
     assert not any(reading.failure for reading in done)
     assert {rows for rows, _ in narrow.calls} == {1}
 
