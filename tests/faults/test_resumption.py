@@ -235,7 +235,8 @@ def test_whole_answers(server: Server, path: str) -> None:
 @pytest.mark.parametrize("stream", [True, False])
 def test_what_has_no_token_yet_is_begun_again(server: Server, stream: bool) -> None:
     worker = _load(server, "slow")
-    body = {"model": "slow", "prompt": "keti zuzu momo " * 200, "stream": stream, "options": {"num_predict": 3}}
+    unread = ("keti zuzu momo " if stream else "momo bada keti ") * 200
+    body = {"model": "slow", "prompt": unread, "stream": stream, "options": {"num_predict": 3}}
     before = server.figure("retried_requests_total")
     told: list[Any] = []
     asking = threading.Thread(target=lambda: told.append(server.lines("/api/generate", body)))
