@@ -60,6 +60,8 @@ BRIEF = 5
 STEPS_A_SLICE = 3
 """...or that of so many steps, where they are slow: else reading would hardly get on between them."""
 
+SLICES_OF_A_CROWD = 4
+"""Whoever is read and could begin waits so many slices at most for others."""
 
 BACKGROUND_WAIT_SECONDS = 0.02
 """How long an engine with nothing else to do waits for a grammar or a long prompt before it looks for frames again."""
@@ -116,6 +118,7 @@ class Engine:
         self._held: list[Piece] = []
         self._sent = 0
         self._step_ns = 0
+        self._read_ns = 0
 
     def run(self, inbox: Inbox) -> None:
         """Serve for ever; the process ends from outside."""
@@ -128,19 +131,17 @@ class Engine:
         return bool(self._streams or self._arrived or self._preparing)
 
     def turn(self, arrived: Iterable[Frame]) -> None:
-        """One round: arrivals, one budget of prefill, one decode step, one write."""
+        """One round: arrivals, then a pass of reading or a step of decoding, and one write."""
         out: list[Frame] = []
         for frame in arrived:
             self._receive(frame, out)
         self._prepare(out)
-        if self._prefill and len(self._batch) + len(self._read) < LARGEST_BATCH:
+        if budget := self._reading_time():
             # Reading takes its time; what is already said must not wait for it.
             self._send_held()
-            self._read_prompts(out)
-        if self._read:
-            self._join(out)
-        if self._batch:
-            self._decode(out)
+            self._read_prompts(budget, out)
+        else:
+            self._step(out)
         if out or self._due():
             self._send_held()
         if out:
@@ -253,21 +254,53 @@ class Engine:
         else:
             self._together(lambda: self._leave_batch(stream), out)
 
-    def _read_prompts(self, out: list[Frame]) -> None:
-        room = LARGEST_BATCH - len(self._batch) - len(self._read)
-        begun, complete = self._prefill.advance(room, self._reading_time() / 1e9)
+    def _reading_time(self) -> int:
+        """Nanoseconds of the pass of reading that is next; 0 where a step is."""
+        if not (self._prefill and self._room):
+            return 0
+        begun = self._begun
+        if not begun:
+            return self._slice_ns
+        quick = self._prefill.quick(self._slice_ns / 1e9)
+        left = self._time_between_steps(begun, len(quick)) - self._read_ns
+        # Whoever is read in halves costs two passes.
+        least = int(1e9 * min(quick, default=self._prefill.least))
+        is_worth_it = left >= least if self._read_ns else left > 0
+        return min(self._slice_ns, max(left, least)) if is_worth_it else 0
+
+    def _time_between_steps(self, begun: int, quick: int) -> int:
+        """Nanoseconds of reading from step to step while so many could decode.
+
+        A crowd that arrives together shall decode together, as a pass for all costs little more than one for a few: so
+        whoever is the first of it waits for the others. Those who decode already wait no longer than a slice, and also
+        let long prompts get on; of the time they have their share by heads, where `quick` prompts have one that a slice
+        is enough for.
+        """
+        if not self._batch:
+            return SLICES_OF_A_CROWD * self._slice_ns if quick else 0
+        by_heads = self._step_ns * quick // begun
+        return min(self._slice_ns, max(self._slice_ns // BRIEF, STEPS_A_SLICE * self._step_ns, by_heads))
+
+    @property
+    def _begun(self) -> int:
+        """How many streams the next step could serve."""
+        return len(self._batch) + sum(self._streams[reading.id].is_ready for reading in self._read)
+
+    @property
+    def _room(self) -> int:
+        """How many prompts may be read yet: each has a place in the batch."""
+        return LARGEST_BATCH - len(self._batch) - len(self._read)
+
+    def _read_prompts(self, budget: int, out: list[Frame]) -> None:
+        began, keeps_waiting = self._clock(), self._begun
+        begun, complete = self._prefill.advance(self._room, budget / 1e9)
+        self._read_ns = self._read_ns + self._clock() - began if keeps_waiting else 0
         self._known += map(self._told, begun)
         for reading in complete:
             if reading.failure:
                 self._fail(reading.id, reading.failure_kind, reading.failure, out)
             else:
                 self._read.append(reading)
-
-    def _reading_time(self) -> int:
-        """Nanoseconds until the next step; answers under way go on in between, and neither starves the other."""
-        if not self._batch:
-            return self._slice_ns
-        return min(self._slice_ns, max(self._slice_ns // BRIEF, STEPS_A_SLICE * self._step_ns))
 
     def _told(self, reading: Reading) -> Known:
         """What is known of a prompt whose reading begins."""
@@ -276,6 +309,13 @@ class Engine:
             return Known(reading.id, reading.reused)
         was, now = (self._tokenizer.decode([token]) for token in (where.was, where.now))
         return Known(reading.id, reading.reused, where.at, was, now)
+
+    def _step(self, out: list[Frame]) -> None:
+        self._read_ns = 0
+        if self._read:
+            self._join(out)
+        if self._batch:
+            self._decode(out)
 
     def _join(self, out: list[Frame]) -> None:
         """Let streams into the batch whose prompts are read and whose grammars are ready."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from mlx_ollama.protocol import Failure
@@ -15,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 LONGEST_SLICE_TOKENS = 2048
 SHORTEST_SLICE_TOKENS = 4
-SHORT_PROMPT_TOKENS = 64
+SHORT_PROMPT_TOKENS = 128
 SHARED_SLICE_TOKENS = 512
 GROWTH = 4
 """How much longer than the longest slice so far the next may be: a quick slice says little about a long one."""
@@ -102,23 +103,27 @@ class Prefill:
             self._remember(reading)
         return bool(found)
 
-    def advance(self, most: int, budget: float) -> tuple[list[Reading], list[Reading]]:
-        """Read for `budget` seconds at most; return the prompts that were begun, and those complete or failed.
+    @property
+    def least(self) -> float:
+        """Seconds that a pass is worth while with."""
+        return max(self._cost.least, self._cost.of(SHORTEST_SLICE_TOKENS))
 
-        `most` is how many may be under way at once: each holds a cache. The budget bounds each slice by the speed
-        of those before.
+    def quick(self, seconds: float) -> list[float]:
+        """The seconds that prompts take yet of which each takes no more than so many."""
+        costs = (self._cost.of(reading.remaining) for reading in self._queue)
+        return [cost for cost in costs if cost <= seconds]
+
+    def advance(self, most: int, budget: float) -> tuple[list[Reading], list[Reading]]:
+        """Make one pass, of `budget` seconds at most; return the prompts that it began, and those complete or failed.
+
+        `most` is how many may be under way at once: each holds a cache. The speed of the passes before tells how
+        long this one may be.
         """
-        deadline = self._clock() + budget
-        begun: list[Reading] = []
-        complete: list[Reading] = []
-        while len(complete) < most and (chosen := self._choose(most - len(complete), deadline - self._clock())):
-            begun += [reading for reading in chosen if not reading.has_begun]
-            for reading in chosen:
-                self._begin(reading)
-            complete += self._in_turn(chosen, deadline)
-            if self._clock() + max(self._cost.least, self._cost.of(SHORTEST_SLICE_TOKENS)) >= deadline:
-                break
-        return begun, complete
+        chosen = self._choose(most, budget)
+        begun = [reading for reading in chosen if not reading.has_begun]
+        for reading in begun:
+            self._begin(reading)
+        return begun, self._in_turn(chosen, budget) if chosen else []
 
     def _choose(self, most: int, seconds: float) -> list[Reading]:
         """Whose turn it is: several short prompts together, or one."""
@@ -126,39 +131,40 @@ class Prefill:
         waiting = [reading for reading in self._queue if reading.has_begun or not is_full]
         if not waiting:
             return []
-        oldest = waiting[0]
-        by_length = [oldest] if self._owed > 0 else sorted(waiting, key=lambda reading: reading.remaining)
-        return self._short_ones(by_length[:most], seconds) or by_length[:1]
+        oldest = waiting[0] if self._owed > 0 else None
+        in_order = sorted(waiting, key=lambda reading: (reading is not oldest, reading.remaining))
+        return self._short_ones(in_order[:most], seconds) or in_order[:1]
 
-    def _in_turn(self, chosen: list[Reading], deadline: float) -> list[Reading]:
+    def _in_turn(self, chosen: list[Reading], seconds: float) -> list[Reading]:
         """Read of these, and keep account of what the oldest is owed."""
         oldest, started = self._queue[0], self._clock()
-        done = self._read(chosen, deadline - started)
+        done = self._read(chosen, seconds)
         spent = self._clock() - started
         self._owed = max(0.0, self._owed - spent) if oldest in chosen else self._owed + spent
         if oldest in done:
             self._owed = 0.0
         return done
 
-    def _short_ones(self, by_length: list[Reading], seconds: float) -> list[Reading]:
-        """Short prompts whose reading is not begun, as many as one pass may hold.
+    def _short_ones(self, in_order: list[Reading], seconds: float) -> list[Reading]:
+        """The first of these if they are short and their reading is not begun, as many as one pass may hold.
 
         A pass over the weights is what reading them costs, however few tokens there are. Only plain caches can be told
         apart afterwards.
         """
         limit = min(SHARED_SLICE_TOKENS, self._affordable(seconds))
         together: list[Reading] = []
-        for reading in filter(_can_share, by_length):
-            if reading.remaining * (len(together) + 1) > limit:
+        width = 0
+        for reading in takewhile(_can_share, in_order):
+            width = max(width, reading.remaining)
+            if width * (len(together) + 1) > limit:
                 break
             together.append(reading)
         return together if len(together) > 1 else []
 
     def _begin(self, reading: Reading) -> None:
         """Look again what is known of a prompt: another like it may have been read while it waited."""
-        if not reading.has_begun:
-            reading.has_begun = True
-            self._recall(reading)
+        reading.has_begun = True
+        self._recall(reading)
 
     def _recall(self, reading: Reading) -> None:
         known = self._prefixes.recall(reading.key, reading.tokens)

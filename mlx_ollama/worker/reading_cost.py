@@ -47,4 +47,6 @@ class ReadingCost:
             self.weights = max(0.0, seconds - self.token * tokens)
         else:
             self.weights = min(self.weights, (1 - LEAST_TOKENS_PART) * seconds)
-            self.token = (seconds - self.weights) / tokens
+            token = (seconds - self.weights) / tokens
+            # The first pass after a rest is dear, and what is deep in a prompt gets dearer little by little.
+            self.token = min(token, (self.token + token) / 2)

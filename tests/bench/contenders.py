@@ -5,12 +5,13 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mlx_ollama.environment import of_workers
 from tests.bench.http_server import HttpServer
 from tests.bench.jobs import Answer, Chat, Contender, Job, Result
 from tests.bench.subjects import Subject
@@ -85,10 +86,10 @@ def mlx_lm_server(*arguments: str) -> Iterator[int]:
 
 
 @contextmanager
-def helper(module: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+def helper(module: str, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator["subprocess.Popen[str]"]:
     """A module of this package in a process of its own that reads and writes JSON lines, as soon as it is ready."""
     command = [sys.executable, "-m", f"tests.bench.{module}", *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
         try:
             assert process.stdout
             assert process.stdout.readline().strip() == "ready"
@@ -109,7 +110,7 @@ def ask(process: "subprocess.Popen[str]", order: Any) -> Any:
 @contextmanager
 def inside(directory: Path) -> Iterator[Callable[[Sequence[str], int], float]]:
     """Asks an engine for the part of its time that is not model and sampler, for prompts and tokens."""
-    with helper("inside", str(directory)) as process:
+    with helper("inside", str(directory), env=of_workers()) as process:
         yield lambda prompts, tokens: float(ask(process, {"prompts": list(prompts), "tokens": tokens}))
 
 

@@ -3,6 +3,7 @@
 Jobs come as JSON lines, shares go back so.
 """
 
+import gc
 import json
 import socket
 import subprocess
@@ -72,6 +73,9 @@ def main() -> None:
             new_batch=lambda: timed,
             prefixes=Prefixes(1 << 30),
         )
+        # As a worker does.
+        gc.collect()
+        gc.freeze()
         print("ready", flush=True)
         for line in sys.stdin:
             job = json.loads(line)

@@ -25,9 +25,10 @@ from mlx_ollama.protocol import (
 )
 from mlx_ollama.types import Message
 from mlx_ollama.worker import batch
-from mlx_ollama.worker.engine import BRIEF, FRAME_INTERVAL_NS, STEPS_A_SLICE, Engine
+from mlx_ollama.worker.engine import BRIEF, FRAME_INTERVAL_NS, SLICES_OF_A_CROWD, STEPS_A_SLICE, Engine
 from mlx_ollama.worker.groups import Groups
 from mlx_ollama.worker.load import load
+from mlx_ollama.worker.reading_cost import ReadingCost
 from mlx_ollama.worker.sampling import Choice, Sampler
 from mlx_ollama.worker.tokenizer import Tokenizer
 from tests.support.greedy import GREEDY
@@ -61,6 +62,15 @@ class Machine:
                 return
             self.engine.turn([])
         raise AssertionError("the engine does not come to rest")
+
+    def begin(self, frames: list[Frame]) -> None:
+        """Give arrivals one turn, and turn until as many streams decode."""
+        self.engine.turn(frames)
+        for _ in range(100):
+            if len(self.engine._by_handle) >= len(frames):
+                return
+            self.engine.turn([])
+        raise AssertionError("they do not decode")
 
     def steps(self) -> list[Step]:
         return [frame for frame in self.sent if isinstance(frame, Step)]
@@ -253,27 +263,71 @@ def test_a_prompt_that_takes_long_to_tokenise_holds_nobody_up(machine: Machine) 
 def test_slices_are_brief_while_others_decode(machine: Machine) -> None:
     engine = machine.engine
     whole = engine._slice_ns
-    assert engine._reading_time() == whole
-    engine.turn([submit(1, "bada", limit=0)])
+    engine.turn([submit(1, "keti " * 500)])
+    assert engine._reading_time() == whole, "nobody decodes"
+    machine.run([Cancel(1)])
+    machine.begin([submit(2, "bada", limit=0)])
+    assert engine._reading_time() == 0, "there is nothing to read"
     engine._step_ns = whole // 100
-    assert engine._reading_time() == whole // BRIEF
+    assert engine._time_between_steps(1, 0) == whole // BRIEF
+    assert engine._time_between_steps(1, 50) == pytest.approx(whole // 2, rel=0.01), "fifty wait for one"
+    assert engine._time_between_steps(25, 50) == whole // BRIEF
     engine._step_ns = whole // STEPS_A_SLICE // 2
-    assert engine._reading_time() == pytest.approx(whole // 2, rel=0.01)
+    assert engine._time_between_steps(1, 0) == pytest.approx(whole // 2, rel=0.01)
     engine._step_ns = whole
-    assert engine._reading_time() == whole
+    assert engine._time_between_steps(1, 0) == whole
+
+
+def test_a_crowd_that_arrives_while_its_first_is_read_decodes_together(machine: Machine) -> None:
+    machine.engine.turn([submit(0, PROMPTS[0])])
+    assert not machine.engine._by_handle
+    machine.begin([submit(at, text) for at, text in enumerate(PROMPTS[1:6], 1)])
+    assert {request for request, _ in machine.steps()[0].deltas} == set(range(6))
+
+
+def test_who_is_read_does_not_wait_for_others_for_ever(tiny_directory: Path) -> None:
+    now, passes = [0], 0
+    machine = Machine(tiny_directory, clock=lambda: now[0])
+
+    class Slow:
+        layers = machine.model.layers
+
+        def __call__(self, tokens: mx.array, cache: Any) -> Any:
+            nonlocal passes
+            passes += 1
+            now[0] += machine.engine._slice_ns * 9 // 10
+            return machine.model(tokens, cache=cache)
+
+    machine.engine._prefill._model = Slow()
+    machine.engine._prefill._longest_slice = 2048
+    words = ["ba", "ve", "zi", "mo", "lu", "ko"]
+    for at, word in enumerate(words):
+        assert not machine.engine._by_handle
+        machine.engine.turn([submit(at, f"{word} " * 80, limit=2)])
+    assert passes == 1 + SLICES_OF_A_CROWD
+    assert len(machine.engine._by_handle) == passes
+    machine.run()
+    assert all(machine.finished(at) for at in range(len(words)))
+
+
+def test_a_short_chat_does_not_wait_for_a_long_prompt(machine: Machine) -> None:
+    machine.engine._prefill._cost = ReadingCost(token=0.01)
+    machine.engine.turn([submit(1, "keti zuzu momo " * 200, context=8000), submit(2, "bada")])
+    machine.engine.turn([])
+    assert [stream.id for stream in machine.engine._by_handle.values()] == [2]
 
 
 def test_answers_go_on_while_a_long_prompt_is_read(machine: Machine) -> None:
-    machine.engine.turn([submit(1, "bada", limit=0, context=8000)])
+    machine.begin([submit(1, "bada", limit=0, context=8000)])
     machine.engine._slice_ns = 2_000_000
     machine.engine.turn([submit(2, "keti zuzu momo " * 200, context=8000)])
-    turns = 0
+    passes = 0
     while not machine.tokens(2):
+        passes += machine.engine._reading_time() > 0
         machine.engine.turn([])
-        turns += 1
-    assert turns > 4
+    assert passes > 4
     assert machine.engine._by_handle
-    assert len(machine.tokens(1)) >= turns - 2
+    assert len(machine.tokens(1)) >= passes - 2
     machine.run([Cancel(1)])
 
 
@@ -309,9 +363,7 @@ def test_a_broken_step_fails_its_streams_and_the_engine_lives_on(
         def __getattr__(self, name: str) -> Any:
             raise error
 
-    machine.engine.turn([submit(1, "bada"), submit(2, "ra")])
-    handles = list(machine.engine._by_handle)
-    assert len(handles) == 2
+    machine.begin([submit(1, "bada"), submit(2, "ra")])
     poisoned = batch.Joining([5, 6], [Poisoned() for _ in _cache(machine)], Sampler(Choice()), [], 5)
     machine.engine._batch.join([poisoned])
     machine.engine.turn([])

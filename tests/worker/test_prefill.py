@@ -153,6 +153,21 @@ def test_nobody_starves_behind_short_chats(timed: tuple[Prefill, Clock]) -> None
     assert turn >= 8, "it had every other slice, not all of them"
 
 
+def test_who_has_waited_longest_shares_a_pass_with_others(model: Any) -> None:
+    clock = Clock()
+    counted = Timed(model, clock)
+    prefill = Prefill(counted, Prefixes(0), clock=clock)
+    prefill._longest_slice, prefill._cost = 2048, ReadingCost(token=0.001)
+    prefill.add(0, _prompt(60, 0))
+    for at in range(1, 5):
+        prefill.add(at, _prompt(20, at))
+    assert len(prefill.advance(32, 0.09)[1]) == 4, "the shortest first"
+    for at in range(5, 9):
+        prefill.add(at, _prompt(20, at))
+    assert [reading.id for reading in prefill.advance(32, 0.25)[1]] == [0, 5, 6, 7]
+    assert counted.calls == [(4, 20), (4, 60)]
+
+
 def test_a_slice_lasts_no_longer_than_its_budget(timed: tuple[Prefill, Clock]) -> None:
     prefill, clock = timed
     prefill.add(1, _prompt(2000, 1))

@@ -38,7 +38,7 @@ def test_a_machine_that_was_busy_elsewhere_is_not_taken_for_a_slow_model(tokens:
     cost = ReadingCost(weights=0.05, token=0.002)
     before = cost.of(tokens)
     cost.learn(tokens, 60.0)
-    assert cost.of(tokens) == pytest.approx(SURPRISE * before)
+    assert before < cost.of(tokens) <= SURPRISE * before + 1e-9
     cost.learn(tokens, before)
     assert cost.of(tokens) == pytest.approx(before)
 
