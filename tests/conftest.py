@@ -1,6 +1,7 @@
 import fcntl
 import functools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,12 @@ httpx_transports.create_ssl_context = functools.cache(httpx_transports.create_ss
 
 for _name in [name for name in os.environ if name.startswith(("MLX_API_", "OLLAMA_", "HF_"))]:
     del os.environ[_name]
+
+for _signal in (signal.SIGHUP, signal.SIGINT):
+    # Under nohup or in the background. The servers of the tests would ignore it, too, where they take a handler of
+    # ours for the default.
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, lambda *_: None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

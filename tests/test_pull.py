@@ -4,7 +4,9 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from mlx_ollama.errors import JobFailed
 from mlx_ollama.models.blobs import Blobs
 from mlx_ollama.models.names import ModelName
-from mlx_ollama.models.registry import ATTEMPTS, Registry
+from mlx_ollama.models.registry import ATTEMPTS, SILENCE_SECONDS, Registry
 from tests.compat.recordings import cases
 from tests.support.registry import LocalRegistry
 from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
@@ -127,7 +129,7 @@ def test_what_breaks_off_is_taken_up_where_it_stopped(tmp_path: Path, registry: 
         list(client.fetch(layer, Blobs(tmp_path)))
     assert Blobs(tmp_path).read(layer.digest) == registry.blobs[layer.digest]
     assert registry.ranges == [f"bytes=1000-{layer.size - 1}", f"bytes=1500-{layer.size - 1}"]
-    assert pauses == [1.0, 1.0]
+    assert pauses == [0.5] * 4, "a second after each"
     assert [path.name for path in tmp_path.iterdir()] == [layer.digest.replace(":", "-")]
 
 
@@ -245,19 +247,55 @@ def test_a_killed_pull_goes_on_where_it_was(tmp_path: Path, registry: LocalRegis
 
 
 def test_a_pull_that_its_client_leaves_is_taken_up(tmp_path: Path, registry: LocalRegistry) -> None:
+    with serving(tmp_path) as server:
+        with _stalled(server, registry):
+            pass
+        began = time.monotonic()
+        assert server.lines("/api/pull", _body(registry))[-1] == {"status": "success"}
+        assert time.monotonic() - began < SILENCE_SECONDS / 2, "nobody waits for the silent connection of the first"
+    layer = registry.manifest.layers[0]
+    assert registry.ranges == [f"bytes={layer.size // 2}-{layer.size - 1}"]
+    assert not [*(tmp_path / "models" / "blobs").glob("*-partial")]
+
+
+def test_a_stalled_pull_does_not_keep_a_server_that_is_told_to_stop(tmp_path: Path, registry: LocalRegistry) -> None:
+    with serving(tmp_path, env={"MLX_API_DRAIN": "0.3"}) as server, _stalled(server, registry):
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < SILENCE_SECONDS / 2
+
+
+def test_a_second_pull_tells_how_far_the_first_is_and_goes_on_with_it(tmp_path: Path, registry: LocalRegistry) -> None:
+    size = registry.manifest.layers[0].size
+    told: list[dict[str, Any]] = []
+    with serving(tmp_path) as server:
+        with _stalled(server, registry), server.client.stream("POST", "/api/pull", json=_body(registry)) as second:
+            lines = map(json.loads, second.iter_lines())
+            told.append(next(line for line in lines if line.get("completed")))
+        with server.client.stream("POST", "/api/pull", json=_body(registry)) as second:
+            told += map(json.loads, second.iter_lines())
+    assert 1000 < told[0]["completed"] <= size // 2
+    assert told[-1] == {"status": "success"}
+    assert len(registry.ranges) == 1
+
+
+def _body(registry: LocalRegistry) -> dict[str, Any]:
+    return {"model": f"http://{registry.host}/ns/m", "insecure": True}
+
+
+@contextmanager
+def _stalled(server: Server, registry: LocalRegistry) -> Iterator[None]:
+    """A pull that has half of a blob, and gets nothing more while its client waits."""
     layer = registry.manifest.layers[0]
     registry.stalls, registry.breaks = True, [layer.size // 2]
-    body = {"model": f"http://{registry.host}/ns/m", "insecure": True}
-    partial = Blobs(tmp_path / "models" / "blobs").path(f"{layer.digest}-partial")
-    with serving(tmp_path) as server:
-        with server.client.stream("POST", "/api/pull", json=body) as response:
-            wait_until(lambda: partial.is_file() and partial.stat().st_size > 1000, "a part of the blob")
-            next(response.iter_lines())
-        assert not (tmp_path / "models" / "manifests").exists()
-        registry.stalls, registry.breaks = False, []
-        assert server.lines("/api/pull", body)[-1] == {"status": "success"}
-    assert registry.ranges
-    assert not partial.exists()
+    partial = Blobs(server.home / "models" / "blobs").path(f"{layer.digest}-partial")
+    with server.client.stream("POST", "/api/pull", json=_body(registry)) as response:
+        lines = response.iter_lines()
+        assert json.loads(next(lines)) == {"status": "pulling manifest"}
+        wait_until(lambda: partial.is_file() and partial.stat().st_size > 1000, "a part of the blob")
+        assert not (server.home / "models" / "manifests").exists()
+        yield
+    registry.stalls, registry.breaks = False, []
 
 
 def _with_our_layers(line: dict[str, Any], registry: LocalRegistry) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mlx_ollama.jobs import interruptible
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -31,11 +33,12 @@ def lines_of(module: str, *arguments: "Path | str", env: Mapping[str, str] | Non
     failure: dict[str, Any] = {}
     with subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True) as process:
         try:
-            for line in process.stdout or ():
-                told = json.loads(line)
-                failure = told if "error" in told else failure
-                if not failure:
-                    yield told
+            with interruptible(process.terminate):
+                for line in process.stdout or ():
+                    told = json.loads(line)
+                    failure = told if "error" in told else failure
+                    if not failure:
+                        yield told
         except BaseException:
             process.terminate()
             raise

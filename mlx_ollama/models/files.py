@@ -63,19 +63,24 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, keep: bool = False) -> Iterator[None]:
-    """Hold the lock that is called `path`, waiting for it; a process that ends lets go of it, however it ends.
+def locked(path: Path, *, keep: bool = False, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock that is called `path`; a process that ends lets go of it, however it ends.
 
-    The file is removed by whoever has held it, unless they `keep` it for the many that will come.
+    It is waited for, unless not to `wait` is asked for: then False says that somebody else holds it. The file is
+    removed by whoever has held it, unless they `keep` it for the many that will come.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
             # Whoever held it has removed it: the next to come would lock another file of that name, beside us.
             if _is_at(path, file):
                 try:
-                    yield
+                    yield True
                 finally:
                     if not keep:
                         path.unlink(missing_ok=True)

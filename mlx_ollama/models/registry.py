@@ -1,10 +1,12 @@
 """A client of Ollama's registry protocol (wire-spec 6.2): a manifest by name, blobs by digest, both over HTTP."""
 
 import re
+import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -12,6 +14,7 @@ import httpx
 
 from mlx_ollama import gojson
 from mlx_ollama.errors import JobFailed
+from mlx_ollama.jobs import interruptible
 from mlx_ollama.models.blobs import Blobs, check_digest, digest_of
 from mlx_ollama.models.files import locked
 from mlx_ollama.models.manifest import MANIFEST_TYPE, Layer, Manifest
@@ -24,7 +27,10 @@ TICK_SECONDS = 0.06
 """How often a download says how far it is."""
 
 ATTEMPTS = 6
-_FIRST_PAUSE_SECONDS = 0.5
+_PAUSE_SECONDS = 0.5
+_CONNECTED = ("connection.connect_tcp.complete", "connection.start_tls.complete")
+"""Events of httpx's connections; what they return is the connection as it is from then on."""
+
 _REALM = re.compile(r'realm="([^"]*)"')
 
 
@@ -54,12 +60,28 @@ class Registry:
         self._sleep = sleep
         timeout = httpx.Timeout(silence, connect=CONNECT_SECONDS)
         self._http = httpx.Client(timeout=timeout, follow_redirects=True)
+        self._traced = {"trace": self._note_connection}
+        self._sockets: list[socket.socket] = []
+        self._open = ExitStack()
 
     def __enter__(self) -> Self:
+        self._open.enter_context(self._http)
+        self._open.enter_context(interruptible(self._hang_up))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.close()
+        self._open.close()
+
+    def _hang_up(self) -> None:
+        """Have whoever waits for the registry wait no longer; closing a socket would not wake another thread."""
+        for connected in self._sockets:
+            with suppress(OSError):
+                # Not the one of TLS, which would have a word with the other side.
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+    def _note_connection(self, event: str, info: Mapping[str, Any]) -> None:
+        if event in _CONNECTED:
+            self._sockets.append(info["return_value"].get_extra_info("socket"))
 
     def manifest(self) -> Manifest:
         """What the name stands for.
@@ -69,7 +91,7 @@ class Registry:
         """
         url = f"{self._url}/manifests/{self._name.tag}"
         with _in_go_words(url):
-            answer = self._http.get(url, headers={"accept": MANIFEST_TYPE})
+            answer = self._http.get(url, headers={"accept": MANIFEST_TYPE}, extensions=self._traced)
         self._check(answer)
         try:
             members: Any = gojson.loads(answer.content)
@@ -87,40 +109,43 @@ class Registry:
         """
         digest = check_digest(layer.digest)
         status = f"pulling {digest[7:19]}"
-        if blobs.has(digest):
-            yield Progress(status, digest, layer.size, layer.size)
-            return
         partial = blobs.path(f"{digest}-partial")
-        with locked(blobs.path(f"{digest}-lock")):
-            if not blobs.has(digest):
-                most = 0
-                for completed in self._download(layer, partial):
-                    # A server that sends everything again does not take back what was told.
-                    most = max(most, completed)
-                    yield Progress(status, digest, layer.size, min(most, layer.size))
-                found = digest_of(partial)
-                if found != digest.replace("-", ":"):
-                    partial.unlink()
-                    raise JobFailed(f"digest mismatch, file must be downloaded again: want {digest}, got {found}")
-                partial.rename(blobs.path(digest))
+        while not blobs.has(digest):
+            with locked(blobs.path(f"{digest}-lock"), wait=False) as is_ours:
+                if is_ours and not blobs.has(digest):
+                    for completed in self._download(layer, partial):
+                        yield Progress(status, digest, layer.size, completed)
+                    _keep(partial, digest, blobs)
+                    return
+            # Somebody else fetches it, and is as far as the file is long.
+            yield Progress(status, digest, layer.size, min(_size(partial), layer.size))
+            self._sleep(TICK_SECONDS)
+        yield Progress(status, digest, layer.size, layer.size)
 
-    def _download(self, layer: Layer, partial: Any) -> Iterator[int]:
+    def _download(self, layer: Layer, partial: Path) -> Iterator[int]:
         """The bytes that are there so far, now and then. What breaks off is taken up again."""
-        attempt, before = 0, -1
-        while (done := partial.stat().st_size if partial.is_file() else 0) < layer.size:
+        attempt, before, most = 0, -1, 0
+        while (done := _size(partial)) < layer.size:
             # Whatever brings a byte is worth going on with.
             attempt, before = (attempt if done == before else 0), done
             try:
-                yield from self._stream(layer, partial, done)
+                for completed in self._stream(layer, partial, done):
+                    # A server that sends everything again does not take back what was told.
+                    most = max(most, min(completed, layer.size))
+                    yield most
             except (httpx.HTTPError, JobFailed) as error:
                 attempt += 1
                 if attempt >= ATTEMPTS:
                     raise JobFailed(f"max retries exceeded: {error}") from error
-                self._sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
+                for _ in range(2**attempt):
+                    self._sleep(_PAUSE_SECONDS)
+                    # Here it is noticed if nobody waits any more.
+                    yield most
 
-    def _stream(self, layer: Layer, partial: Any, done: int) -> Iterator[int]:
+    def _stream(self, layer: Layer, partial: Path, done: int) -> Iterator[int]:
         headers = {"range": f"bytes={done}-{layer.size - 1}"} if done else {}
-        with self._http.stream("GET", f"{self._url}/blobs/{layer.digest}", headers=headers) as answer:
+        url = f"{self._url}/blobs/{layer.digest}"
+        with self._http.stream("GET", url, headers=headers, extensions=self._traced) as answer:
             if answer.status_code >= httpx.codes.BAD_REQUEST:
                 answer.read()
                 self._check(answer)
@@ -150,6 +175,19 @@ class Registry:
             raise JobFailed("unauthorized: this server has no account with the registry")
         if answer.status_code >= httpx.codes.BAD_REQUEST:
             raise JobFailed(f"{answer.status_code}: {answer.text.strip()}")
+
+
+def _size(partial: Path) -> int:
+    return partial.stat().st_size if partial.is_file() else 0
+
+
+def _keep(partial: Path, digest: str, blobs: Blobs) -> None:
+    """Have a download in the store if it is what it should be."""
+    found = digest_of(partial)
+    if found != digest.replace("-", ":"):
+        partial.unlink()
+        raise JobFailed(f"digest mismatch, file must be downloaded again: want {digest}, got {found}")
+    partial.rename(blobs.path(digest))
 
 
 @contextmanager

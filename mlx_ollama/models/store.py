@@ -229,7 +229,7 @@ class Store:
         for folder in self._manifests.glob("*/*/*/"):
             sweep(folder)
 
-    def _alone(self) -> AbstractContextManager[None]:
+    def _alone(self) -> AbstractContextManager[object]:
         """A time in which nobody else writes: no blob goes while a manifest that needs it is on its way."""
         return locked(self._root / ".lock", keep=True)
 

@@ -184,6 +184,6 @@ def serving(home: Path, *arguments: str, env: Mapping[str, str] | None = None) -
             server.process.terminate()
             try:
                 server.process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                server.process.kill()
+            finally:
+                server.kill()
         server.kill()
