@@ -62,6 +62,7 @@ class Registry:
         self._http = httpx.Client(timeout=timeout, follow_redirects=True)
         self._traced = {"trace": self._note_connection}
         self._sockets: list[socket.socket] = []
+        self._is_over = False
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -74,6 +75,7 @@ class Registry:
 
     def _hang_up(self) -> None:
         """Have whoever waits for the registry wait no longer; closing a socket would not wake another thread."""
+        self._is_over = True
         for connected in self._sockets:
             with suppress(OSError):
                 # Not the one of TLS, which would have a word with the other side.
@@ -82,6 +84,8 @@ class Registry:
     def _note_connection(self, event: str, info: Mapping[str, Any]) -> None:
         if event in _CONNECTED:
             self._sockets.append(info["return_value"].get_extra_info("socket"))
+            if self._is_over:
+                self._hang_up()
 
     def manifest(self) -> Manifest:
         """What the name stands for.

@@ -10,12 +10,15 @@ from mlx_ollama.protocol import Failure
 from mlx_ollama.worker.failure import failure_of, reason_of
 from mlx_ollama.worker.kv import Cache, copied, is_plain, new_cache, read, read_rows
 from mlx_ollama.worker.prefixes import Difference, Prefixes
-from mlx_ollama.worker.reading_cost import SHORT_PASS_TOKENS, ReadingCost
+from mlx_ollama.worker.reading_cost import ReadingCost
 
 logger = logging.getLogger(__name__)
 
 LONGEST_SLICE_TOKENS = 2048
 SHORTEST_SLICE_TOKENS = 4
+FIRST_PASS_TOKENS = 64
+"""Of a model of which nothing is known: a question with its template, in one pass over weights that are cold yet."""
+
 SHORT_PROMPT_TOKENS = 128
 SHARED_SLICE_TOKENS = 512
 GROWTH = 4
@@ -228,7 +231,7 @@ class Prefill:
             self._remember(reading)
 
     def _affordable(self, seconds: float) -> int:
-        grown = min(LONGEST_SLICE_TOKENS, max(SHORT_PASS_TOKENS, GROWTH * self._longest_slice))
+        grown = min(LONGEST_SLICE_TOKENS, max(FIRST_PASS_TOKENS, GROWTH * self._longest_slice))
         return int(max(SHORTEST_SLICE_TOKENS, min(grown, self._cost.affordable(seconds))))
 
     def _learn(self, count: int, seconds: float) -> None:
