@@ -1,13 +1,16 @@
 """Work in threads that nobody waits for any more."""
 
 import asyncio
+import signal
 import socket
-import threading
-from collections.abc import Generator, Iterator
-from contextlib import aclosing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, aclosing
+from functools import partial
+
+import pytest
 
 from mlx_ollama.jobs import in_threads, interruptible
-from mlx_ollama.models.children import lines_of
+from mlx_ollama.models.children import ChildFailed, lines_of
 
 
 async def _leave_after(steps: Iterator[int], count: int) -> None:
@@ -21,34 +24,37 @@ async def _leave_after(steps: Iterator[int], count: int) -> None:
         await asyncio.wait([next_one])
 
 
-def _waiting(end: socket.socket, closed: threading.Event) -> Generator[int, None, None]:
-    """Waits for ever for what comes from `end`, in two ways one after the other."""
+def _waiting(ends: Sequence[socket.socket], told: list[str]) -> Generator[int, None, None]:
+    """Waits for ever for what comes from each of `ends`."""
     try:
         yield 1
-        for _ in range(2):
-            with interruptible(lambda: end.shutdown(socket.SHUT_RDWR)):
-                assert not end.recv(1)
+        for end in ends:
+            with interruptible(partial(end.shutdown, socket.SHUT_RDWR)):
+                told.append(f"got {end.recv(1)!r}")
         yield 2
-        raise AssertionError("nobody wants more than that")
+        told.append("asked for more")
     finally:
-        closed.set()
+        told.append("closed")
 
 
 def test_a_step_that_waits_ends_when_nobody_waits_for_it() -> None:
-    ours, theirs = socket.socketpair()
-    closed = threading.Event()
-    with ours, theirs:
-        asyncio.run(_leave_after(_waiting(ours, closed), 1))
-        assert closed.is_set()
+    told: list[str] = []
+    with ExitStack() as stack:
+        pairs = [[stack.enter_context(end) for end in socket.socketpair()] for _ in range(2)]
+        asyncio.run(_leave_after(_waiting([ours for ours, _ in pairs], told), 1))
+    assert told == ["got b''", "got b''", "closed"], "also what begins to wait when they have left"
 
 
-def test_a_process_that_tells_nothing_ends_when_nobody_waits_for_it() -> None:
-    silent = lines_of("http.server", "0", "--bind", "127.0.0.1")
-    asyncio.run(_leave_after((len(told) for told in silent), 0))
+def test_a_process_that_tells_nothing_ends_when_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    failures: list[str] = []
 
+    def told_by_a_silent_process() -> Iterator[int]:
+        try:
+            for line in lines_of("http.server", "0", "--bind", "127.0.0.1"):
+                yield len(line)
+        except ChildFailed as error:
+            failures.append(str(error))
 
-def test_without_anybody_who_could_leave_nothing_is_interrupted() -> None:
-    interrupted = threading.Event()
-    with interruptible(interrupted.set):
-        pass
-    assert not interrupted.is_set()
+    asyncio.run(_leave_after(told_by_a_silent_process(), 0))
+    assert failures == [f"exit status {-signal.SIGTERM}"]

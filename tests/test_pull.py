@@ -142,7 +142,8 @@ def test_what_never_arrives_is_given_up_and_kept_for_the_next_time(tmp_path: Pat
         pytest.raises(JobFailed, match="max retries exceeded"),
     ):
         list(client.fetch(layer, Blobs(tmp_path)))
-    assert pauses == sorted(pauses)
+    twice = [2**attempt for attempt in range(1, ATTEMPTS)]
+    assert len(pauses) == twice[0] + sum(twice), "what brought a byte does not count"
     registry.breaks, registry.ranges = [], []
     with Registry(_name(registry), insecure=True) as client:
         list(client.fetch(layer, Blobs(tmp_path)))
@@ -253,8 +254,7 @@ def test_a_pull_that_its_client_leaves_is_taken_up(tmp_path: Path, registry: Loc
         began = time.monotonic()
         assert server.lines("/api/pull", _body(registry))[-1] == {"status": "success"}
         assert time.monotonic() - began < SILENCE_SECONDS / 2, "nobody waits for the silent connection of the first"
-    layer = registry.manifest.layers[0]
-    assert registry.ranges == [f"bytes={layer.size // 2}-{layer.size - 1}"]
+    assert len(registry.ranges) == 1
     assert not [*(tmp_path / "models" / "blobs").glob("*-partial")]
 
 

@@ -66,8 +66,8 @@ def sweep(folder: Path) -> None:
 def locked(path: Path, *, keep: bool = False, wait: bool = True) -> Iterator[bool]:
     """Hold the lock that is called `path`; a process that ends lets go of it, however it ends.
 
-    It is waited for, unless not to `wait` is asked for: then False says that somebody else holds it. The file is
-    removed by whoever has held it, unless they `keep` it for the many that will come.
+    It is waited for; without `wait`, False says that somebody else holds it. The file is removed by whoever has held
+    it, unless they `keep` it for the many that will come.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:

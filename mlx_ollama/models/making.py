@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ FLOATS = ("F32", "F16", "BF16")
 _LONG_STEPS = ("converting", "quantizing")
 """What is worth a progress bar; the rest is over before anybody looks."""
 
+_TICK_SECONDS = 0.1
+
 
 class MakingFailed(Exception):
     """The directory cannot be made; the message says why."""
@@ -36,9 +39,15 @@ def make(weights: Weights | None) -> Iterator[Progress]:
     """
     if weights is None or not weights.is_made or weights.directory.is_dir():
         return
-    with locked(weights.directory.with_name(f".{weights.directory.name}.lock")):
-        if not weights.directory.is_dir():
-            yield from _made(weights)
+    lock = weights.directory.with_name(f".{weights.directory.name}.lock")
+    while not weights.directory.is_dir():
+        with locked(lock, wait=False) as is_ours:
+            if is_ours and not weights.directory.is_dir():
+                yield from _made(weights)
+                return
+        # Somebody else makes it. Between two of these it is noticed if nobody waits any more.
+        yield Progress(_LONG_STEPS[0])
+        time.sleep(_TICK_SECONDS)
 
 
 def make_for_client(weights: Weights | None, digest: str = "") -> Iterator[Progress]:

@@ -28,9 +28,6 @@ TICK_SECONDS = 0.06
 
 ATTEMPTS = 6
 _PAUSE_SECONDS = 0.5
-_CONNECTED = ("connection.connect_tcp.complete", "connection.start_tls.complete")
-"""Events of httpx's connections; what they return is the connection as it is from then on."""
-
 _REALM = re.compile(r'realm="([^"]*)"')
 
 
@@ -74,16 +71,20 @@ class Registry:
         self._open.close()
 
     def _hang_up(self) -> None:
-        """Have whoever waits for the registry wait no longer; closing a socket would not wake another thread."""
+        """Have whoever waits for the registry wait no longer, but for a connection to come about.
+
+        To close a socket would not wake another thread.
+        """
         self._is_over = True
         for connected in self._sockets:
             with suppress(OSError):
-                # Not the one of TLS, which would have a word with the other side.
-                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+                connected.shutdown(socket.SHUT_RDWR)
 
     def _note_connection(self, event: str, info: Mapping[str, Any]) -> None:
-        if event in _CONNECTED:
-            self._sockets.append(info["return_value"].get_extra_info("socket"))
+        if event.endswith("connect_tcp.complete"):
+            # TLS takes a socket away from whoever had it before.
+            connected = info["return_value"].get_extra_info("socket").dup()
+            self._sockets.append(self._open.enter_context(connected))
             if self._is_over:
                 self._hang_up()
 
@@ -114,29 +115,30 @@ class Registry:
         digest = check_digest(layer.digest)
         status = f"pulling {digest[7:19]}"
         partial = blobs.path(f"{digest}-partial")
+        most = 0
         while not blobs.has(digest):
             with locked(blobs.path(f"{digest}-lock"), wait=False) as is_ours:
                 if is_ours and not blobs.has(digest):
                     for completed in self._download(layer, partial):
-                        yield Progress(status, digest, layer.size, completed)
-                    _keep(partial, digest, blobs)
+                        # A server that sends everything again does not take back what was told.
+                        most = max(most, min(completed, layer.size))
+                        yield Progress(status, digest, layer.size, most)
+                    self._keep(partial, digest, blobs)
                     return
             # Somebody else fetches it, and is as far as the file is long.
-            yield Progress(status, digest, layer.size, min(_size(partial), layer.size))
+            most = max(most, min(_size(partial), layer.size))
+            yield Progress(status, digest, layer.size, most)
             self._sleep(TICK_SECONDS)
         yield Progress(status, digest, layer.size, layer.size)
 
     def _download(self, layer: Layer, partial: Path) -> Iterator[int]:
         """The bytes that are there so far, now and then. What breaks off is taken up again."""
-        attempt, before, most = 0, -1, 0
+        attempt, before = 0, -1
         while (done := _size(partial)) < layer.size:
             # Whatever brings a byte is worth going on with.
             attempt, before = (attempt if done == before else 0), done
             try:
-                for completed in self._stream(layer, partial, done):
-                    # A server that sends everything again does not take back what was told.
-                    most = max(most, min(completed, layer.size))
-                    yield most
+                yield from self._stream(layer, partial, done)
             except (httpx.HTTPError, JobFailed) as error:
                 attempt += 1
                 if attempt >= ATTEMPTS:
@@ -144,7 +146,7 @@ class Registry:
                 for _ in range(2**attempt):
                     self._sleep(_PAUSE_SECONDS)
                     # Here it is noticed if nobody waits any more.
-                    yield most
+                    yield done
 
     def _stream(self, layer: Layer, partial: Path, done: int) -> Iterator[int]:
         headers = {"range": f"bytes={done}-{layer.size - 1}"} if done else {}
@@ -167,6 +169,18 @@ class Registry:
         if done < layer.size:
             raise JobFailed(f"{layer.digest} ended after {done} of {layer.size} bytes")
 
+    def _keep(self, partial: Path, digest: str, blobs: Blobs) -> None:
+        """Have a download in the store if it is what it should be."""
+        found = digest_of(partial, self._go_on)
+        if found != digest.replace("-", ":"):
+            partial.unlink()
+            raise JobFailed(f"digest mismatch, file must be downloaded again: want {digest}, got {found}")
+        partial.rename(blobs.path(digest))
+
+    def _go_on(self, _: int) -> None:
+        if self._is_over:
+            raise JobFailed("nobody waits for this pull any more")
+
     def _check(self, answer: httpx.Response) -> None:
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise NotInRegistry("file does not exist")
@@ -183,15 +197,6 @@ class Registry:
 
 def _size(partial: Path) -> int:
     return partial.stat().st_size if partial.is_file() else 0
-
-
-def _keep(partial: Path, digest: str, blobs: Blobs) -> None:
-    """Have a download in the store if it is what it should be."""
-    found = digest_of(partial)
-    if found != digest.replace("-", ":"):
-        partial.unlink()
-        raise JobFailed(f"digest mismatch, file must be downloaded again: want {digest}, got {found}")
-    partial.rename(blobs.path(digest))
 
 
 @contextmanager

@@ -60,6 +60,9 @@ BRIEF = 5
 STEPS_A_SLICE = 3
 """...or that of so many steps, where they are slow: else reading would hardly get on between them."""
 
+OVERDRAFT = 2
+"""A short prompt may take so many times what is left for it, rather than a second pass."""
+
 SLICES_OF_A_CROWD = 4
 """Whoever is read and could begin waits so many slices at most for others."""
 
@@ -118,7 +121,7 @@ class Engine:
         self._held: list[Piece] = []
         self._sent = 0
         self._step_ns = 0
-        self._read_ns = 0
+        self._waiting_since: int | None = None
 
     def run(self, inbox: Inbox) -> None:
         """Serve for ever; the process ends from outside."""
@@ -262,11 +265,14 @@ class Engine:
         if not begun:
             return self._slice_ns
         quick = self._prefill.quick(self._slice_ns / 1e9)
-        left = self._time_between_steps(begun, len(quick)) - self._read_ns
+        next_pass = 1 + int(1e9 * min(quick, default=self._prefill.least))
+        left = self._time_between_steps(begun, len(quick))
+        if self._waiting_since is not None:
+            left -= self._clock() - self._waiting_since
+            if left < next_pass:
+                return 0
         # Whoever is read in halves costs two passes.
-        least = int(1e9 * min(quick, default=self._prefill.least))
-        is_worth_it = left >= least if self._read_ns else left > 0
-        return min(self._slice_ns, max(left, least)) if is_worth_it else 0
+        return min(self._slice_ns, next_pass if left < next_pass <= OVERDRAFT * left else left)
 
     def _time_between_steps(self, begun: int, quick: int) -> int:
         """Nanoseconds of reading from step to step while so many could decode.
@@ -292,9 +298,9 @@ class Engine:
         return LARGEST_BATCH - len(self._batch) - len(self._read)
 
     def _read_prompts(self, budget: int, out: list[Frame]) -> None:
-        began, keeps_waiting = self._clock(), self._begun
+        if self._begun and self._waiting_since is None:
+            self._waiting_since = self._clock()
         begun, complete = self._prefill.advance(self._room, budget / 1e9)
-        self._read_ns = self._read_ns + self._clock() - began if keeps_waiting else 0
         self._known += map(self._told, begun)
         for reading in complete:
             if reading.failure:
@@ -311,7 +317,7 @@ class Engine:
         return Known(reading.id, reading.reused, where.at, was, now)
 
     def _step(self, out: list[Frame]) -> None:
-        self._read_ns = 0
+        self._waiting_since = None
         if self._read:
             self._join(out)
         if self._batch:
@@ -328,7 +334,7 @@ class Engine:
             stream = self._streams[reading.id]
             self._alone(stream.id, partial(stream.prepare, self._tokenizer, self._end_tokens), out)
         self._together(lambda: self._enter([reading for reading in ready if reading.id in self._streams]), out)
-        if self._read and not (ready or self._batch or self._prefill):
+        if self._read and not (ready or self._batch):
             time.sleep(BACKGROUND_WAIT_SECONDS)
 
     def _enter(self, ready: list[Reading]) -> None:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any
 
 from mlx_ollama.protocol import Failure
@@ -112,28 +111,30 @@ class Prefill:
         return max(self._cost.least, self._cost.of(SHORTEST_SLICE_TOKENS))
 
     def quick(self, seconds: float) -> list[float]:
-        """The seconds that prompts take yet of which each takes no more than so many."""
-        costs = (self._cost.of(reading.remaining) for reading in self._queue)
-        return [cost for cost in costs if cost <= seconds]
+        """What prompts cost yet, in seconds, of which each is read with one pass of no more than so many."""
+        most = self._affordable(seconds)
+        return [
+            self._cost.of(reading.remaining)
+            for reading in self._queue
+            if reading.remaining <= most and reading.remaining <= reading.until_mark
+        ]
 
     def advance(self, most: int, budget: float) -> tuple[list[Reading], list[Reading]]:
         """Make one pass, of `budget` seconds at most; return the prompts that it began, and those complete or failed.
 
-        `most` is how many may be under way at once: each holds a cache. The speed of the passes before tells how
-        long this one may be.
+        There is at least one prompt. `most` is how many may be under way at once, one or more: each holds a cache. The
+        speed of the passes before tells how long this one may be.
         """
         chosen = self._choose(most, budget)
         begun = [reading for reading in chosen if not reading.has_begun]
         for reading in begun:
             self._begin(reading)
-        return begun, self._in_turn(chosen, budget) if chosen else []
+        return begun, self._in_turn(chosen, budget)
 
     def _choose(self, most: int, seconds: float) -> list[Reading]:
         """Whose turn it is: several short prompts together, or one."""
         is_full = sum(reading.has_begun for reading in self._queue) >= most
         waiting = [reading for reading in self._queue if reading.has_begun or not is_full]
-        if not waiting:
-            return []
         oldest = waiting[0] if self._owed > 0 else None
         in_order = sorted(waiting, key=lambda reading: (reading is not oldest, reading.remaining))
         return self._short_ones(in_order[:most], seconds) or in_order[:1]
@@ -149,7 +150,7 @@ class Prefill:
         return done
 
     def _short_ones(self, in_order: list[Reading], seconds: float) -> list[Reading]:
-        """The first of these if they are short and their reading is not begun, as many as one pass may hold.
+        """The first of these and others that are short and not begun, as many as one pass may hold.
 
         A pass over the weights is what reading them costs, however few tokens there are. Only plain caches can be told
         apart afterwards.
@@ -157,7 +158,8 @@ class Prefill:
         limit = min(SHARED_SLICE_TOKENS, self._affordable(seconds))
         together: list[Reading] = []
         width = 0
-        for reading in takewhile(_can_share, in_order):
+        # Whoever is owed a turn is not passed over.
+        for reading in filter(_can_share, in_order if _can_share(in_order[0]) else []):
             width = max(width, reading.remaining)
             if width * (len(together) + 1) > limit:
                 break

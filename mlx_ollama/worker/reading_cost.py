@@ -4,7 +4,10 @@ SHORT_PASS_TOKENS = 16
 """Passes up to this length tell of the weights, longer ones of the tokens."""
 
 FIRST_GUESS = 0.6
-"""The weights' part of the first pass. With more than half the second pass is longer, which tells the two apart."""
+"""The weights' part of a short first pass. With more than half the second is longer, which tells the two apart.
+
+Of a long one it is less: too much would never be found out.
+"""
 
 LEAST_TOKENS_PART = 0.1
 """Of a long pass. Who takes nearly all of one for the weights would make the next endless."""
@@ -42,7 +45,8 @@ class ReadingCost:
         if known:
             seconds = min(seconds, SURPRISE * known)
         else:
-            self.weights, self.token = FIRST_GUESS * seconds, (1 - FIRST_GUESS) * seconds / tokens
+            part = FIRST_GUESS * min(1, SHORT_PASS_TOKENS / tokens)
+            self.weights, self.token = part * seconds, (1 - part) * seconds / tokens
         if tokens <= SHORT_PASS_TOKENS:
             self.weights = max(0.0, seconds - self.token * tokens)
         else:

@@ -33,7 +33,8 @@ def fail(why: str) -> int:
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
-    """An exception, so that the partial directory is removed on the way out."""
+    """An exception, so that the partial directory is removed on the way out, which no second signal cuts short."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(128 + signal.SIGTERM)
 
 

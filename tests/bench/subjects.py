@@ -63,7 +63,7 @@ def _two_layer(folder: Path) -> Subject:
 def _wide(folder: Path) -> Subject:
     """It reads 4,000 tokens in several seconds on two cores."""
     directory = write_tiny_model(folder / "model", hidden=1024, layers=3, heads=8, vocabulary=VOCABULARY)
-    return _registered(directory, folder / "home", 32)
+    return _registered(directory, folder / "home", 128)
 
 
 def _demo(folder: Path) -> Subject:

@@ -179,11 +179,4 @@ def serving(home: Path, *arguments: str, env: Mapping[str, str] | None = None) -
     try:
         yield server
     finally:
-        server.client.close()
-        if server.process.poll() is None:
-            server.process.terminate()
-            try:
-                server.process.wait(STOP_SECONDS)
-            finally:
-                server.kill()
-        server.kill()
+        server.stop()

@@ -29,6 +29,17 @@ def test_a_deep_prompt_whose_slices_get_shorter_has_dear_tokens_and_not_heavy_we
     assert cost.weights == pytest.approx(0.05, rel=0.1)
 
 
+@pytest.mark.parametrize(("weights", "token"), [(0.02, 0.01), (0.3, 0.045), (0.5, 0.001)])
+def test_a_long_first_pass_is_not_taken_for_weights(weights: float, token: float) -> None:
+    cost, took = ReadingCost(), []
+    cost.learn(64, weights + token * 64)
+    for _ in range(10):
+        tokens = int(max(4, min(2048, cost.affordable(0.25))))
+        took.append(weights + token * tokens)
+        cost.learn(tokens, took[-1])
+    assert took[-1] <= 1.3 * max(0.25, 2 * weights)
+
+
 def test_nothing_is_known_at_first() -> None:
     assert ReadingCost().affordable(0.25) == float("inf")
 
