@@ -29,6 +29,7 @@ from mlx_ollama.worker.batch import LARGEST_BATCH, Batch, Joining, Left, Sampled
 from mlx_ollama.worker.failure import failure_of, reason_of
 from mlx_ollama.worker.grammar import Grammars
 from mlx_ollama.worker.likelihood import Likelihood
+from mlx_ollama.worker.pacing import Pacing
 from mlx_ollama.worker.parse.choice import make_parser
 from mlx_ollama.worker.prefill import Prefill, Reading
 from mlx_ollama.worker.prefixes import Prefixes
@@ -53,18 +54,6 @@ It is two pictures of a 60 Hz screen, so nobody sees it; at 200 steps a second e
 cost the decoder one step in twenty.
 """
 
-
-BRIEF = 5
-"""While others decode, a slice of reading has this part of its time at most..."""
-
-STEPS_A_SLICE = 3
-"""...or that of so many steps, where they are slow: else reading would hardly get on between them."""
-
-OVERDRAFT = 2
-"""A short prompt may take so many times what is left for it, rather than a second pass."""
-
-SLICES_OF_A_CROWD = 4
-"""Whoever is read and could begin waits so many slices at most for others."""
 
 BACKGROUND_WAIT_SECONDS = 0.02
 """How long an engine with nothing else to do waits for a grammar or a long prompt before it looks for frames again."""
@@ -104,7 +93,7 @@ class Engine:
         self._end_tokens = end_tokens
         self._send = send
         self._clock = clock
-        self._slice_ns = int(prefill_slice * 1e9)
+        self._pacing = Pacing(int(prefill_slice * 1e9), clock)
         self._new_batch = new_batch
         self._is_exact = is_exact
         self._limit_memory = limit_memory
@@ -120,8 +109,6 @@ class Engine:
         self._known: list[Frame] = []
         self._held: list[Piece] = []
         self._sent = 0
-        self._step_ns = 0
-        self._waiting_since: int | None = None
 
     def run(self, inbox: Inbox) -> None:
         """Serve for ever; the process ends from outside."""
@@ -139,7 +126,7 @@ class Engine:
         for frame in arrived:
             self._receive(frame, out)
         self._prepare(out)
-        if budget := self._reading_time():
+        if budget := self._next_pass():
             # Reading takes its time; what is already said must not wait for it.
             self._send_held()
             self._read_prompts(budget, out)
@@ -179,7 +166,7 @@ class Engine:
 
     def _prepare(self, out: list[Frame]) -> None:
         """Render and tokenise what has arrived, for one slice of time, so that running answers wait no longer."""
-        deadline = self._clock() + self._slice_ns
+        deadline = self._clock() + self._pacing.slice
         is_idle = not (self._arrived or self._streams)
         outcomes = self._preparing.done(within=BACKGROUND_WAIT_SECONDS if is_idle else 0)
         for done in outcomes:
@@ -257,40 +244,10 @@ class Engine:
         else:
             self._together(lambda: self._leave_batch(stream), out)
 
-    def _reading_time(self) -> int:
-        """Nanoseconds of the pass of reading that is next; 0 where a step is."""
-        if not (self._prefill and self._room):
-            return 0
-        begun = self._begun
-        if not begun:
-            return self._slice_ns
-        quick = self._prefill.quick(self._slice_ns / 1e9)
-        next_pass = 1 + int(1e9 * min(quick, default=self._prefill.least))
-        left = self._time_between_steps(begun, len(quick))
-        if self._waiting_since is not None:
-            left -= self._clock() - self._waiting_since
-            if left < next_pass:
-                return 0
-        # Whoever is read in halves costs two passes.
-        return min(self._slice_ns, next_pass if left < next_pass <= OVERDRAFT * left else left)
-
-    def _time_between_steps(self, begun: int, quick: int) -> int:
-        """Nanoseconds of reading from step to step while so many could decode.
-
-        A crowd that arrives together shall decode together, as a pass for all costs little more than one for a few: so
-        whoever is the first of it waits for the others. Those who decode already wait no longer than a slice, and also
-        let long prompts get on; of the time they have their share by heads, where `quick` prompts have one that a slice
-        is enough for.
-        """
-        if not self._batch:
-            return SLICES_OF_A_CROWD * self._slice_ns if quick else 0
-        by_heads = self._step_ns * quick // begun
-        return min(self._slice_ns, max(self._slice_ns // BRIEF, STEPS_A_SLICE * self._step_ns, by_heads))
-
-    @property
-    def _begun(self) -> int:
-        """How many streams the next step could serve."""
-        return len(self._batch) + sum(self._streams[reading.id].is_ready for reading in self._read)
+    def _next_pass(self) -> int:
+        """Nanoseconds of reading that are next; 0 where a step is."""
+        ready = sum(self._streams[reading.id].is_ready for reading in self._read)
+        return self._pacing.next_pass(self._prefill, room=self._room, ready=ready, decoding=len(self._batch))
 
     @property
     def _room(self) -> int:
@@ -298,8 +255,6 @@ class Engine:
         return LARGEST_BATCH - len(self._batch) - len(self._read)
 
     def _read_prompts(self, budget: int, out: list[Frame]) -> None:
-        if self._begun and self._waiting_since is None:
-            self._waiting_since = self._clock()
         begun, complete = self._prefill.advance(self._room, budget / 1e9)
         self._known += map(self._told, begun)
         for reading in complete:
@@ -317,7 +272,6 @@ class Engine:
         return Known(reading.id, reading.reused, where.at, was, now)
 
     def _step(self, out: list[Frame]) -> None:
-        self._waiting_since = None
         if self._read:
             self._join(out)
         if self._batch:
@@ -353,7 +307,7 @@ class Engine:
         began = self._clock()
         self._together(lambda: sampled.extend(self._batch.step()), out)
         if sampled:
-            self._step_ns = self._clock() - began
+            self._pacing.step = self._clock() - began
         for token in sampled:
             stream = self._by_handle.get(token.handle)
             if stream is None:

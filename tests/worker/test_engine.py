@@ -25,9 +25,10 @@ from mlx_ollama.protocol import (
 )
 from mlx_ollama.types import Message
 from mlx_ollama.worker import batch
-from mlx_ollama.worker.engine import BRIEF, FRAME_INTERVAL_NS, OVERDRAFT, SLICES_OF_A_CROWD, STEPS_A_SLICE, Engine
+from mlx_ollama.worker.engine import FRAME_INTERVAL_NS, Engine
 from mlx_ollama.worker.groups import Groups
 from mlx_ollama.worker.load import load
+from mlx_ollama.worker.pacing import BRIEF, OVERDRAFT, SLICES_OF_A_CROWD, STEPS_A_SLICE
 from mlx_ollama.worker.reading_cost import ReadingCost
 from mlx_ollama.worker.sampling import Choice, Sampler
 from mlx_ollama.worker.tokenizer import Tokenizer
@@ -232,7 +233,7 @@ def test_quick_steps_share_a_frame_and_first_words_do_not_wait(machine: Machine)
 
 @pytest.mark.parametrize("when", ["prefill", "decode"])
 def test_cancelling_frees_everything(machine: Machine, when: str) -> None:
-    machine.engine._slice_ns = 1
+    machine.engine._pacing.slice = 1
     machine.engine.turn([submit(1, "keti " * 100, limit=0), submit(2, "ra")])
     while when == "decode" and not machine.tokens(1):
         machine.engine.turn([])
@@ -261,21 +262,21 @@ def test_a_prompt_that_takes_long_to_tokenise_holds_nobody_up(machine: Machine) 
 
 
 def test_slices_are_brief_while_others_decode(machine: Machine) -> None:
-    engine = machine.engine
-    whole = engine._slice_ns
+    engine, pacing = machine.engine, machine.engine._pacing
+    whole = pacing.slice
     engine.turn([submit(1, "keti " * 500)])
-    assert engine._reading_time() == whole, "nobody decodes"
+    assert engine._next_pass() == whole, "nobody decodes"
     machine.run([Cancel(1)])
     machine.begin([submit(2, "bada", limit=0)])
-    assert engine._reading_time() == 0, "there is nothing to read"
-    engine._step_ns = whole // 100
-    assert engine._time_between_steps(1, 0) == whole // BRIEF
-    assert engine._time_between_steps(1, 50) == pytest.approx(whole // 2, rel=0.01), "fifty wait for one"
-    assert engine._time_between_steps(25, 50) == whole // BRIEF
-    engine._step_ns = whole // STEPS_A_SLICE // 2
-    assert engine._time_between_steps(1, 0) == pytest.approx(whole // 2, rel=0.01)
-    engine._step_ns = whole
-    assert engine._time_between_steps(1, 0) == whole
+    assert engine._next_pass() == 0, "there is nothing to read"
+    pacing.step = whole // 100
+    assert pacing.between_steps(0, 0, 1) == whole // BRIEF
+    assert pacing.between_steps(50, 0, 1) == pytest.approx(whole // 2, rel=0.01), "fifty wait for one"
+    assert pacing.between_steps(50, 15, 10) == whole // BRIEF
+    pacing.step = whole // STEPS_A_SLICE // 2
+    assert pacing.between_steps(0, 0, 1) == pytest.approx(whole // 2, rel=0.01)
+    pacing.step = whole
+    assert pacing.between_steps(0, 0, 1) == whole
 
 
 def test_a_crowd_that_arrives_while_its_first_is_read_decodes_together(tiny_directory: Path) -> None:
@@ -296,7 +297,7 @@ def test_who_is_read_does_not_wait_for_others_for_ever(tiny_directory: Path) -> 
         def __call__(self, tokens: mx.array, cache: Any) -> Any:
             nonlocal passes
             passes += 1
-            now[0] += machine.engine._slice_ns * 9 // 10
+            now[0] += machine.engine._pacing.slice * 9 // 10
             return machine.model(tokens, cache=cache)
 
     machine.engine._prefill._model = Slow()
@@ -348,7 +349,7 @@ def test_a_short_chat_does_not_wait_for_a_long_prompt(machine: Machine) -> None:
 
 def test_answers_go_on_while_a_long_prompt_is_read(machine: Machine) -> None:
     machine.begin([submit(1, "bada", limit=0, context=8000)])
-    machine.engine._slice_ns = 2_000_000
+    machine.engine._pacing.slice = 2_000_000
     machine.engine.turn([submit(2, "keti zuzu momo " * 200, context=8000)])
     before = len(machine.tokens(1))
     while not machine.tokens(2):
