@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, copy_context
 from typing import TypeVar
 
@@ -41,15 +41,13 @@ class Leaving:
 _leaving: ContextVar[Leaving] = ContextVar("leaving")
 
 
-@contextmanager
-def interruptible(interrupt: Callable[[], None]) -> Iterator[None]:
+def interruptible(interrupt: Callable[[], None]) -> AbstractContextManager[None]:
     """Around what may wait for long: `interrupt` is called from another thread to end that when nobody wants it.
 
     It must be quick and raise nothing. What is not done for somebody who can leave is never interrupted.
     """
     leaving = _leaving.get(None) or Leaving()
-    with leaving.by(interrupt):
-        yield
+    return leaving.by(interrupt)
 
 
 async def in_threads(steps: Iterator[T]) -> AsyncGenerator[T, None]:
@@ -59,13 +57,12 @@ async def in_threads(steps: Iterator[T]) -> AsyncGenerator[T, None]:
     """
     ended = object()
     step: asyncio.Future[object] | None = None
-    loop, leaving = asyncio.get_running_loop(), Leaving()
-    # Not `asyncio.to_thread`, whose copies of the context would each lose what a step has set.
-    context = copy_context()
+    # In a context of its own: what is set here would be the caller's, too.
+    leaving, context = Leaving(), copy_context()
     context.run(_leaving.set, leaving)
     try:
         while True:
-            step = loop.run_in_executor(None, context.run, lambda: next(steps, ended))
+            step = asyncio.ensure_future(asyncio.to_thread(context.run, lambda: next(steps, ended)))
             found = await asyncio.shield(step)
             if found is ended:
                 return

@@ -37,13 +37,14 @@ def make(weights: Weights | None) -> Iterator[Progress]:
     Raises:
         MakingFailed: if what it is made of cannot be used here, or there is no room.
     """
-    if weights is None or not weights.is_made or weights.directory.is_dir():
+    if weights is None or not weights.is_made:
         return
     lock = weights.directory.with_name(f".{weights.directory.name}.lock")
     while not weights.directory.is_dir():
         with locked(lock, wait=False) as is_ours:
-            if is_ours and not weights.directory.is_dir():
-                yield from _made(weights)
+            if is_ours:
+                if not weights.directory.is_dir():
+                    yield from _made(weights)
                 return
         # Somebody else makes it. Between two of these it is noticed if nobody waits any more.
         yield Progress(_LONG_STEPS[0])
