@@ -39,6 +39,7 @@ def lines_of(module: str, *arguments: "Path | str", env: Mapping[str, str] | Non
                     failure = told if "error" in told else failure
                     if not failure:
                         yield told
+        # Whatever keeps us from reading on, also that nobody wants more of it, ends the process.
         except BaseException:
             process.terminate()
             raise

@@ -205,6 +205,7 @@ class Prefill:
         rows = [reading.tokens[:-1] + [0] * (width - reading.remaining) for reading in readings]
         try:
             read_rows(self._model, rows, [r.cache for r in readings], [r.remaining for r in readings])
+        # Its type is up to mlx and the model's code; whose fault it is shows when each is tried alone.
         except Exception:
             logger.exception("%d requests could not be read together", len(readings))
             for reading in readings:
