@@ -32,6 +32,8 @@ LOADING: Sequence[Moment] = (("loading", 1), ("loading", 8))
 UNDER_WAY: Sequence[Moment] = (("prefill", 1), ("prefill", 8), ("decode", 1), ("decode", 8))
 DECODE: Moment = ("decode", 1)
 
+_HALF_A_FRAME = b"\0\0\x01\0[5,"
+
 _numbers = itertools.count()
 
 
@@ -41,11 +43,6 @@ def _signal(name: signal.Signals) -> Deed:
 
 def _say(words: bytes) -> Deed:
     return lambda harm, worker: harm.say(worker.pid, words)
-
-
-def _say_half(harm: Harm, worker: psutil.Process) -> None:
-    harm.say(worker.pid, b"\0\0\x01\0[5,")
-    harm.exit(worker.pid, 1)
 
 
 KILLS: Mapping[str, Deed] = {
@@ -60,8 +57,8 @@ WORDS: Mapping[str, Deed] = {
     "a frame of no known kind": _say(b"\0\0\0\x06[99,1]"),
     "a frame with the wrong fields": _say(b"\0\0\0\x0b[5,[[1,2]]]"),
     "a frame of four gigabytes": _say(b"\xff\xff\xff\xff"),
-    "a torn frame: the rest is another's beginning": _say(b"\0\0\x01\0[5,"),
-    "a torn frame: its writer dies in the middle": _say_half,
+    "a torn frame: the rest is another's beginning": _say(_HALF_A_FRAME),
+    "a torn frame: its writer dies in the middle": lambda harm, worker: harm.gasp(worker.pid, _HALF_A_FRAME),
 }
 
 

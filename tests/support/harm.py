@@ -41,6 +41,10 @@ class Harm:
         """Have a worker send these bytes to its gateway."""
         self._order(pid, f"say {words.hex()}")
 
+    def gasp(self, pid: int, words: bytes) -> None:
+        """Have a worker send these bytes and end at once."""
+        self._order(pid, f"gasp {words.hex()}")
+
     def starve(self, pid: int) -> None:
         """Take away all memory that it has not got yet."""
         self._order(pid, "starve")

@@ -26,6 +26,12 @@ def _say(hexadecimal: str) -> None:
     os.write(_socket(), bytes.fromhex(hexadecimal))
 
 
+def _gasp(hexadecimal: str) -> None:
+    """These as its last words: a second order would find it dead if its gateway were quicker to act upon them."""
+    _say(hexadecimal)
+    _exit("1")
+
+
 def _starve(how: str) -> None:
     """Take all memory that this process can still get."""
     _, most = resource.getrlimit(resource.RLIMIT_AS)
@@ -61,7 +67,15 @@ def _shift(seconds: str) -> None:
     setattr(time, "time_ns", lambda: wall_ns() + int(by * 1e9))  # noqa: B010 - see above
 
 
-_DEEDS = {"exit": _exit, "say": _say, "starve": _starve, "feed": _feed, "leak": _leak, "shift": _shift}
+_DEEDS = {
+    "exit": _exit,
+    "say": _say,
+    "gasp": _gasp,
+    "starve": _starve,
+    "feed": _feed,
+    "leak": _leak,
+    "shift": _shift,
+}
 
 
 def _socket() -> int:
