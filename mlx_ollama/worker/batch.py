@@ -82,7 +82,7 @@ class _Row:
     is_said: bool = True
     """Whether the token that it reads next has been said; the prompt's last one was never to be."""
     failure: Exception | None = None
-    """What a processor of it has raised."""
+    """What a processor of it has raised, because of which it has no next token."""
 
 
 class ContinuousBatch:
@@ -129,6 +129,7 @@ class ContinuousBatch:
             return []
         self._tidy()
         inputs = self._inputs
+        failures = [row.failure for row in self._rows]
         samplers = [row.sampler for row in self._rows]
         logits = self._model(inputs[:, None], cache=self._cache)[:, -1, :]
         if any(row.processors for row in self._rows):
@@ -139,7 +140,7 @@ class ContinuousBatch:
         else:
             self._inputs = _begin(sample(samplers, logits))
             self._note(inputs)
-        said = self._said([row.tokens[-1] for row in self._rows])
+        said = self._said([row.tokens[-1] for row in self._rows], failures)
         return said + self._said_at_once() if is_joined else said
 
     def leave(self, handle: int) -> Left | None:
@@ -177,16 +178,19 @@ class ContinuousBatch:
     def _processed(self, logits: mx.array) -> mx.array:
         return mx.concatenate([_processed(row, logits[at : at + 1]) for at, row in enumerate(self._rows)])
 
-    def _said(self, tokens: Sequence[int]) -> list[Sampled]:
-        """What the rows have said with these tokens, if it is not said already; those that end with it leave."""
+    def _said(self, tokens: Sequence[int], failures: Sequence[Exception | None]) -> list[Sampled]:
+        """What the rows have said with these tokens, if it is not said already; those that end with it leave.
+
+        `failures` are of the time when the tokens were sampled: what is said before one is said.
+        """
         said, staying = [], []
-        for at, (row, token) in enumerate(zip(self._rows, tokens, strict=True)):
+        for at, (row, token, failure) in enumerate(zip(self._rows, tokens, failures, strict=True)):
             if row.is_said:
                 row.is_said = False
                 staying.append(at)
                 continue
-            if row.failure is not None:
-                said.append(Sampled(row.handle, token, ended=True, failure=row.failure))
+            if failure is not None:
+                said.append(Sampled(row.handle, token, ended=True, failure=failure))
                 continue
             row.left -= 1
             if row.left > 0 and token not in self._end_tokens:
@@ -202,7 +206,7 @@ class ContinuousBatch:
     def _said_at_once(self) -> list[Sampled]:
         """What the step samples that has just begun."""
         tokens: list[int] = self._inputs.tolist()  # type: ignore[assignment]
-        said = self._said(tokens)
+        said = self._said(tokens, [row.failure for row in self._rows])
         for row in self._rows:
             row.is_said = True
         return said
@@ -220,6 +224,8 @@ class ContinuousBatch:
 
 def _processed(row: _Row, logits: mx.array) -> mx.array:
     """The logits of one row as its processors want them; what they raise is for this row alone."""
+    if row.failure is not None:
+        return logits
     own = logits
     try:
         for processor in row.processors:

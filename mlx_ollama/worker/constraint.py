@@ -1,17 +1,14 @@
 """Holds one stream to a grammar, from the place where its answer begins."""
 
-import logging
 from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 from llguidance import LLMatcher
 
-from mlx_ollama.worker.failure import reason_of
+from mlx_ollama.errors import GenerationFailed
 from mlx_ollama.worker.parse.parser import Gate
 from mlx_ollama.worker.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 
 class Constraint:
@@ -19,14 +16,11 @@ class Constraint:
 
     A model that thinks does so first, and freely, and the grammar takes over behind the `gate`; an end token cannot
     come before that. Where the prompt has not begun the thoughts, the model may begin them, or answer at once.
-
-    It never raises, since that would break the streams that share its batch: `failure` says what went wrong.
     """
 
     def __init__(
         self, matcher: LLMatcher, tokenizer: Tokenizer, end_tokens: frozenset[int], gate: Gate | None = None
     ) -> None:
-        self.failure = ""
         self._matcher = matcher
         self._tokenizer = tokenizer
         self._ends = mx.array(sorted(end_tokens), dtype=mx.uint32)
@@ -41,25 +35,22 @@ class Constraint:
         """Take in the beginning of an answer that was sampled before.
 
         Raises:
-            RuntimeError: if the grammar does not allow it.
+            GenerationFailed: if the grammar does not allow it.
         """
         for token in tokens:
             self._take(token)
 
     def __call__(self, tokens: list[int], logits: mx.array) -> mx.array:
-        if self.failure:
-            return logits
-        try:
-            if self._has_begun:
-                self._take(tokens[-1])
-            # The first time they end with what `replay` was given, or with the prompt.
-            self._has_begun = True
-            return self._masked(logits)
-        # A fault in here belongs to this stream alone.
-        except Exception as error:
-            logger.exception("a grammar could not be followed")
-            self.failure = reason_of(error)
-            return logits
+        """The logits of tokens that may follow `tokens`; those of all others are -inf.
+
+        Raises:
+            GenerationFailed: if the grammar cannot be followed.
+        """
+        if self._has_begun:
+            self._take(tokens[-1])
+        # The first time they end with what `replay` was given, or with the prompt.
+        self._has_begun = True
+        return self._masked(logits)
 
     def _take(self, token: int) -> None:
         if self._may_answer and token != self._forced[0]:
@@ -105,7 +96,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise RuntimeError(self._matcher.get_error())
+            raise GenerationFailed(f"the format could not be followed: {self._matcher.get_error()}")
 
 
 def _only(token: int, logits: mx.array) -> mx.array:

@@ -187,11 +187,7 @@ class EmbedEngine:
         out.append(Embedded(frame.id, tuple(numbered), sum(map(_length, texts)), job.left))
 
     def _fail(self, request: int, error: Exception, out: list[Frame]) -> None:
-        if self._jobs.pop(request, None) is None:
-            return
-        if isinstance(error, InvalidRequest):
-            out.append(Failed(request, "invalid", str(error)))
-        else:
+        if self._jobs.pop(request, None) is not None:
             out.append(Failed(request, failure_of(error), reason_of(error)))
 
     def _learn(self, batch: Sequence[Text], nanoseconds: int) -> None:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
@@ -13,7 +13,6 @@ from mlx_ollama.protocol import (
     Cancel,
     Embed,
     Failed,
-    Failure,
     Finished,
     Frame,
     Known,
@@ -219,15 +218,14 @@ class Engine:
         """Do work for one request: tokenizers, templates and grammars are strangers' code, and may fail it alone."""
         try:
             work()
-        except MlxOllamaError as error:
-            self._fail(request, failure_of(error), str(error), out)
         except Exception as error:
-            logger.exception("request %d failed", request)
-            self._fail(request, failure_of(error), reason_of(error), out)
+            if not isinstance(error, MlxOllamaError):
+                logger.exception("request %d failed", request)
+            self._fail(request, error, out)
 
-    def _fail(self, request: int, kind: Failure, reason: str, out: list[Frame]) -> None:
+    def _fail(self, request: int, error: Exception, out: list[Frame]) -> None:
         self._cancel(request, out)
-        out.append(Failed(request, kind, reason))
+        out.append(Failed(request, failure_of(error), reason_of(error)))
 
     def _cancel(self, request: int, out: list[Frame]) -> None:
         self._arrived = deque(frame for frame in self._arrived if frame.id != request)
@@ -258,8 +256,8 @@ class Engine:
         begun, complete = self._prefill.advance(self._room, budget / 1e9)
         self._known += map(self._told, begun)
         for reading in complete:
-            if reading.failure:
-                self._fail(reading.id, reading.failure_kind, reading.failure, out)
+            if reading.failure is not None:
+                self._fail(reading.id, reading.failure, out)
             else:
                 self._read.append(reading)
 
@@ -287,7 +285,8 @@ class Engine:
         for reading in ready:
             stream = self._streams[reading.id]
             self._alone(stream.id, partial(stream.prepare, self._tokenizer, self._end_tokens), out)
-        self._together(lambda: self._enter([reading for reading in ready if reading.id in self._streams]), out)
+        ready = [reading for reading in ready if reading.id in self._streams]
+        self._together(lambda: self._enter(ready), out, {reading.id for reading in ready})
         if self._read and not (ready or self._batch):
             time.sleep(BACKGROUND_WAIT_SECONDS)
 
@@ -313,14 +312,13 @@ class Engine:
             if stream is None:
                 # It has ended with the token before.
                 continue
-            if token.failure is not None:
-                self._fail(stream.id, failure_of(token.failure), reason_of(token.failure), out)
-                continue
-            self._alone(stream.id, partial(self._take, stream, token, out), out)
+            if token.failure is None:
+                self._alone(stream.id, partial(self._take, stream, token, out), out)
+            else:
+                self._grammars.forget(stream.schema)
+                self._fail(stream.id, token.failure, out)
 
     def _take(self, stream: Stream, sampled: Sampled, out: list[Frame]) -> None:
-        if stream.constraint is not None and stream.constraint.failure:
-            self._grammars.forget(stream.schema)
         reason = stream.add(
             sampled.token,
             self._tokenizer.token_bytes(sampled.token),
@@ -364,8 +362,8 @@ class Engine:
         """The next turn of a conversation begins with this one."""
         self._prefixes.keep(stream.kind, left.tokens, left.cache)
 
-    def _together(self, work: Callable[[], None], out: list[Frame]) -> None:
-        """Do work on the whole batch.
+    def _together(self, work: Callable[[], None], out: list[Frame], joining: Collection[int] = ()) -> None:
+        """Do work on the whole batch, in which the streams of the requests `joining` may have got or not.
 
         An error in it leaves the batch in an unknown state, and its type is up to mlx and the model's code: every
         stream on it is told, and the batch starts afresh. Prompts that are still being read are not touched.
@@ -373,13 +371,12 @@ class Engine:
         try:
             work()
         except Exception as error:
-            logger.exception("the batch failed; %d answers are lost", len(self._by_handle))
-            reason = reason_of(error)
-            lost = [stream for stream in self._streams.values() if stream.handle is not None]
+            lost = [stream for stream in self._streams.values() if stream.handle is not None or stream.id in joining]
+            logger.exception("the batch failed; %d answers are lost", len(lost))
             self._by_handle.clear()
             for stream in lost:
                 del self._streams[stream.id]
-                out.append(Failed(stream.id, failure_of(error), reason))
+                out.append(Failed(stream.id, failure_of(error), reason_of(error)))
             with suppress(Exception):
                 self._batch.close()
             self._batch = self._new_batch()

@@ -1,6 +1,6 @@
 """How a failure is named in the frame that tells of it."""
 
-from mlx_ollama.errors import InvalidRequest, PromptTooLong, TemplateFailed
+from mlx_ollama.errors import InvalidRequest, MlxOllamaError, PromptTooLong, TemplateFailed
 from mlx_ollama.memory.shortage import is_shortage
 from mlx_ollama.protocol import Failure
 
@@ -20,5 +20,5 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def reason_of(error: BaseException) -> str:
-    """An error that nobody has worded for people: its type tells as much as its text."""
-    return f"{type(error).__name__}: {error}"
+    """What its caller reads: where nobody has worded an error for people, its type tells as much as its text."""
+    return str(error) if isinstance(error, MlxOllamaError) else f"{type(error).__name__}: {error}"

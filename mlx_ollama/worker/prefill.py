@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_ollama.protocol import Failure
-from mlx_ollama.worker.failure import failure_of, reason_of
 from mlx_ollama.worker.kv import Cache, copied, is_plain, new_cache, read, read_rows
 from mlx_ollama.worker.prefixes import Difference, Prefixes
 from mlx_ollama.worker.reading_cost import ReadingCost
@@ -46,8 +44,7 @@ class Reading:
     difference: Difference | None = None
     has_begun: bool = False
     singly_from: int | None = None
-    failure: str = ""
-    failure_kind: Failure = "failed"
+    failure: Exception | None = None
     alone: bool = False
 
     @property
@@ -191,10 +188,10 @@ class Prefill:
             del chosen[1:]
             if chosen[0].remaining:
                 self._try_slice(chosen[0], seconds)
-        done = [reading for reading in chosen if reading.failure or not reading.remaining]
+        done = [reading for reading in chosen if reading.failure is not None or not reading.remaining]
         for reading in done:
             self._queue.remove(reading)
-            if not reading.failure:
+            if reading.failure is None:
                 self._remember(reading)
         return done
 
@@ -222,7 +219,7 @@ class Prefill:
         # A prompt for which there is no memory, say, has touched nothing but its own cache.
         except Exception as error:
             logger.exception("request %d could not be read", reading.id)
-            reading.failure, reading.failure_kind = reason_of(error), failure_of(error)
+            reading.failure = error
 
     def _read_slice(self, reading: Reading, seconds: float) -> None:
         count = min(reading.until_mark, self._affordable(seconds))

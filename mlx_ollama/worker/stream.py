@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from mlx_ollama.errors import GenerationFailed
 from mlx_ollama.types import Delta, TokenLogprob
 from mlx_ollama.worker.constraint import Constraint
 from mlx_ollama.worker.grammar import Compiling
@@ -40,7 +39,6 @@ class Stream:
     likelihood: Likelihood | None = None
     schema: str = ""
     grammar: Compiling | None = None
-    constraint: Constraint | None = None
     kind: str = ""
     handle: int | None = None
     read: int = 0
@@ -60,13 +58,14 @@ class Stream:
 
         Raises:
             InvalidRequest: for a grammar that could not be compiled.
+            GenerationFailed: for one that does not allow the answer's beginning.
         """
         if self.likelihood is not None:
             self.processors.insert(0, self.likelihood)
         if self.grammar is not None:
-            self.constraint = Constraint(self.grammar.result(), tokenizer, end_tokens, self.parser.gate)
-            self.constraint.replay(self.answer)
-            self.processors.append(self.constraint)
+            constraint = Constraint(self.grammar.result(), tokenizer, end_tokens, self.parser.gate)
+            constraint.replay(self.answer)
+            self.processors.append(constraint)
 
     def replay(
         self, tokens: Sequence[int], token_bytes: Callable[[int], bytes], end_tokens: frozenset[int]
@@ -89,12 +88,7 @@ class Stream:
         """Take the next token and its bytes; say why the answer ends, if it does.
 
         `is_end` marks a token that ends an answer, `is_last` one after which no more will be sampled.
-
-        Raises:
-            GenerationFailed: if the grammar could not be followed.
         """
-        if self.constraint is not None and self.constraint.failure and not is_end:
-            raise GenerationFailed(f"the format could not be followed: {self.constraint.failure}")
         self.answer.append(token)
         logprob = self.likelihood.of(token) if self.likelihood else None
         if is_end:

@@ -420,6 +420,54 @@ def test_a_processor_that_fails_fails_its_stream_alone(machine: Machine, fresh: 
         assert machine.finished(at).context == alone.finished(at).context
 
 
+def test_a_processor_that_has_failed_is_not_asked_again(machine: Machine) -> None:
+    """The step after one in which others join says nothing, not even this."""
+    asked: list[int] = []
+
+    def poisoned(tokens: list[int], logits: mx.array) -> mx.array:
+        asked.append(len(tokens))
+        raise ValueError("no more")
+
+    machine.begin([submit(1, "bada", repeat_penalty=1.3)])
+    machine.engine.turn([submit(2, "ra")])
+    while len(machine.engine._by_handle) < 2:
+        machine.engine.turn([])
+    machine.engine._streams[1].processors.append(poisoned)
+    machine.run()
+    assert len(asked) == 1
+    assert [frame.id for frame in machine.sent if isinstance(frame, Failed)] == [1]
+
+
+def test_a_processor_that_fails_after_the_end_fails_nobody(machine: Machine) -> None:
+    """A step begins before it is known whether anybody wants its tokens."""
+    limit = 12
+
+    def poisoned(tokens: list[int], logits: mx.array) -> mx.array:
+        if len(tokens) - read >= limit:
+            raise ValueError("no more")
+        return logits
+
+    machine.begin([submit(1, "bada", limit=limit)])
+    (stream,) = machine.engine._streams.values()
+    read = len(stream.prompt.fed)
+    stream.processors.append(poisoned)
+    machine.run()
+    assert machine.finished(1).reason == "length"
+    assert len(machine.tokens(1)) == limit
+
+
+def test_who_may_not_join_is_told(machine: Machine, fresh: Callable[[], Machine]) -> None:
+    made = iter([batch.ContinuousBatch(machine.model, machine.end_tokens)])
+    machine.engine._batch = Groups(lambda: next(made), can_share=False)
+    machine.run([submit(1, "bada"), submit(2, "ra")])
+    failed = {frame.id: frame.reason for frame in machine.sent if isinstance(frame, Failed)}
+    assert failed == {1: "StopIteration: ", 2: "StopIteration: "}
+    machine.run([submit(3, "bada")])
+    alone = fresh()
+    alone.run([submit(3, "bada")])
+    assert machine.finished(3).context == alone.finished(3).context
+
+
 def test_caches_that_cannot_merge_are_served_beside_each_other(machine: Machine, fresh: Callable[[], Machine]) -> None:
     alone = partial(batch.ContinuousBatch, machine.model, machine.end_tokens)
     machine.engine._batch = Groups(alone, can_share=False)
