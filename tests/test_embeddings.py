@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.cli import import_model
 from tests.support.embedders import write_tiny_decoder, write_tiny_encoder
+from tests.support.libraries import libraries
 from tests.support.server import Server, run_cli, serving, wait_until
 from tests.worker.encoder_ggufs import write_encoder_gguf
 
@@ -239,18 +240,16 @@ def _loaded(server: Server) -> list[str]:
 
 
 def test_an_encoders_worker_is_light(server: Server) -> None:
-    def mapped(process: psutil.Process) -> str:
-        return " ".join(region.path for region in process.memory_maps())
-
     server.post("/api/embed", {"model": "Bert", "input": "ba", "keep_alive": 0})
     wait_until(lambda: "Bert:latest" not in _loaded(server), "its end")
     others = {worker.pid for worker in server.workers()}
     server.post("/api/embed", {"model": "Bert", "input": "ba"})
-    assert not [word for word in ("mlx", "numpy", "tokenizers") if word in mapped(psutil.Process(server.process.pid))]
+    gateways = libraries(psutil.Process(server.process.pid))
+    assert not [word for word in ("mlx", "numpy", "tokenizers") if word in gateways]
     (worker,) = [worker for worker in server.workers() if worker.pid not in others]
-    libraries = mapped(worker)
-    assert "mlx" in libraries
-    assert "sentencepiece" not in libraries, "transformers, and all that it brings, is for language models"
+    workers = libraries(worker)
+    assert "mlx" in workers
+    assert "sentencepiece" not in workers, "transformers, and all that it brings, is for language models"
 
 
 def test_a_worker_that_dies_is_an_answer(server: Server) -> None:
