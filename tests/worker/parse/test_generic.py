@@ -141,10 +141,10 @@ def test_a_call_begins_behind_the_role(body: str, start: str) -> None:
 
 def test_a_template_takes_no_longer_than_it_is_long() -> None:
     template = "{{ range .ToolCalls }}" + "assistan " * 7_000 + "{{ end }}"
-    began = time.perf_counter()
+    began = time.process_time()
     _parser(template)
     _parser("{{ range .ToolCalls }}" + "assistant <" * 6_000 + "{{ end }}")
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_without_tools_nobody_asks_how_calls_are_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,10 +107,10 @@ def test_names_are_made_legal_and_restored() -> None:
 
 
 def test_many_alike_names_take_no_longer_than_many_others() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     alike = [f"a{chr(0x100 + at)}" for at in range(10_000)]
     names = LegalNames([*alike, "a_", "a__2", "a_"])
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert [names.restored(legal) for legal in ("a_", "a__10000", "a__10001", "a__2_2")] == [
         alike[0],
         alike[-1],

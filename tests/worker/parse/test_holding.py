@@ -109,7 +109,7 @@ def test_the_first_and_longest_tag_is_found() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_odd_answers_take_no_longer_than_long_ones(family: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     for odd in (
         "<tool_call>",
         "<tool_call>{",
@@ -128,4 +128,4 @@ def test_odd_answers_take_no_longer_than_long_ones(family: str) -> None:
             parser.add(text[at : at + 5])
         parser.add(text + "</tool_call>")
         parser.flush()
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20

@@ -140,6 +140,6 @@ def test_other_readers_are_given_no_more_than_they_can_read() -> None:
     ],
 )
 def test_a_call_without_an_end_takes_no_longer_than_it_is_long(read: Reader, text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert read(text, Toolbox(TOOLS)) == ()
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
