@@ -48,7 +48,7 @@ OLLAMA := tests/clients/go/ollama
 $(OLLAMA):
 	@command -v go >/dev/null 2>&1 || exit 0; \
 		echo "Building the genuine ollama command for the tests ..."; \
-		GOBIN=$(CURDIR)/$(@D) GOTOOLCHAIN=local \
+		GOBIN='$(CURDIR)/$(@D)' GOTOOLCHAIN=local \
 			go install github.com/ollama/ollama@v0.33.0 >/dev/null 2>&1 || \
 		echo "Tip: 'go install github.com/ollama/ollama@v0.33.0' failed; the tests with that command are skipped."
 

@@ -117,7 +117,8 @@ class Settings:
     memory_emergency: Percent = _setting(Percent(98), "percent from which on everything idle is given up")
     keep_count: int = _setting(1, "idle models that stay loaded when memory is critical")
     worker_growth: Percent = _setting(
-        Percent(50), "percent by which an idle worker may outgrow its first answers before it is replaced; 0 is any"
+        Percent(50),
+        "percent by which an idle worker may outgrow its first answers before it is replaced; 0 never replaces one",
     )
     eviction: str = _setting(
         "mlx_ollama.policies.eviction:LeastRecentlyUsed",

@@ -104,7 +104,7 @@ def test_vectors(cli: Cli, server: Server) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "nope", "hi"), "model 'nope:latest' not found; `mlx-ollama list` shows the models there are"),
+        (("run", "nope", "hi"), "model 'nope:latest' not found; `mlx-ollama list` shows what there is"),
         (("run", "bert"), "bert makes vectors of texts; give it one: mlx-ollama run bert 'some words'"),
         (("run", "tiny", "hi", "--think"), '"tiny" does not support thinking'),
         (("run", "parrot", "hi", "--think=deep"), "--think deep: must be true, false, high, medium, low or max"),

@@ -4,9 +4,9 @@ import argparse
 import sys
 import time
 
-from mlx_ollama.commands.common import Commands, complain
+from mlx_ollama.commands.common import Commands, add_server, complain
 from mlx_ollama.models.names import ModelName
-from mlx_ollama.settings import Loaded, Settings, help_texts
+from mlx_ollama.settings import Loaded, Settings
 
 WATCH_SECONDS = 2.0
 _CLEAR = "\x1b[H\x1b[2J"
@@ -15,8 +15,7 @@ _CLEAR = "\x1b[H\x1b[2J"
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     status = commands.add_parser("status", parents=[common], help="print how the server is; status 1 if not healthy")
     status.add_argument("model", metavar="MODEL", nargs="?", help="only this model")
-    status.add_argument("--host", help=help_texts()["host"])
-    status.add_argument("--port", type=int, help=help_texts()["port"])
+    add_server(status)
     status.add_argument("--watch", action="store_true", help="look again and again, until Ctrl-C")
     status.add_argument(
         "--interval",

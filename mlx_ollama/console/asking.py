@@ -55,7 +55,7 @@ def _shown(client: Client, model: str) -> Mapping[str, Any]:
         if error.status != NOT_FOUND:
             raise
         raise InvalidRequest(
-            f"{error}; `mlx-ollama list` shows the models there are, `mlx-ollama import` and `create` make more"
+            f"{error}; `mlx-ollama list` shows what there is, `mlx-ollama pull`, `import` and `create` bring more"
         ) from error
 
 
