@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.embedders import write_tiny_encoder
 from tests.support.hub import COMMIT, LocalHub
+from tests.support.processes import children
 from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
 from tests.support.terminal import terminal
 from tests.worker.gguf_files import TinyLlama, write_gguf
@@ -404,14 +405,7 @@ def _half(cache: Path, repository: str) -> Path | None:
 
 
 def _downloads(server: Server) -> list[psutil.Process]:
-    return [child for child in psutil.Process(server.process.pid).children() if _fetches(child)]
-
-
-def _fetches(process: psutil.Process) -> bool:
-    try:
-        return "mlx_ollama.hub" in process.cmdline()
-    except psutil.Error:  # it has just ended
-        return False
+    return children(psutil.Process(server.process.pid), "mlx_ollama.hub")
 
 
 def _pulled(

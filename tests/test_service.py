@@ -3,6 +3,7 @@
 import json
 import os
 import plistlib
+import shlex
 import shutil
 import stat
 import subprocess
@@ -101,11 +102,13 @@ class Machine:
         self.bin.mkdir()
         for name in commands:
             program = self.bin / name
-            program.write_text(
-                f"#!{sys.executable}\nimport json, sys\n"
+            code = (
+                "import json, sys\n"
                 f"open({str(self.notes)!r}, 'a').write(json.dumps([{name!r}, *sys.argv[1:]]) + '\\n')\n"
                 f"sys.exit({status})\n"
             )
+            # The kernel would take the first line of a script to end at a space in the path of Python.
+            program.write_text(f'#!/bin/sh\nexec {shlex.join((sys.executable, "-c", code))} "$@"\n')
             program.chmod(0o755)
         self.env = {"HOME": str(self.home), "PATH": f"{self.bin}:{os.environ['PATH']}"}
 

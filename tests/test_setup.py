@@ -1,5 +1,6 @@
 """What comes before the tests and around them: `make setup`, `.ci/run`, and an environment full of settings."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def test_ci_is_content_only_if_a_test_has_passed_and_none_failed(tmp_path: Path,
         (tmp_path / "bin" / name).symlink_to(shutil.which(name) or name)
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
     (tmp_path / "test_them.py").write_text(tests)
-    pytest_here = f"{sys.executable} -m pytest -p no:cacheprovider --rootdir . test_them.py"
+    pytest_here = f"{shlex.quote(sys.executable)} -m pytest -p no:cacheprovider --rootdir . test_them.py"
     (tmp_path / "Makefile").write_text(f"lint types:\n\t@:\ntest:\n\t@{pytest_here}\n")
     environment = _environment() | {"PATH": str(tmp_path / "bin"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(

@@ -21,6 +21,7 @@ from mlx_ollama.policies.eviction import IdleModel
 from mlx_ollama.routes import PROMPT_CACHE_HEADER
 from tests.support.embedders import write_tiny_encoder
 from tests.support.gateway import Dial, running, until
+from tests.support.processes import children
 from tests.support.server import run_cli, serving, wait_until
 
 ENCODERS = ("a", "b", "c")
@@ -109,8 +110,7 @@ def test_critical_unloads_the_least_recently_used_and_an_emergency_the_rest(many
 def test_the_spare_worker_goes_before_idle_models_and_comes_back_when_all_is_calm(many: Path) -> None:
     async def story(client: httpx.AsyncClient, gateway: Gateway, dial: Dial) -> None:
         def spares() -> set[int]:
-            ours = {child.pid for child in psutil.Process().children() if "mlx_ollama.worker" in child.cmdline()}
-            return ours - _pids(gateway)
+            return {child.pid for child in children(psutil.Process(), "mlx_ollama.worker")} - _pids(gateway)
 
         async def is_warm() -> bool:
             return bool(spares())

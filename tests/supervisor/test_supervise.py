@@ -1,6 +1,7 @@
 """`mlx-ollama supervise`: the gateway comes back from every end but the one that was asked for."""
 
 import json
+import shlex
 import signal
 import socket
 import subprocess
@@ -286,7 +287,9 @@ def _webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 def test_webhook_and_command_hear_every_event(tmp_path: Path) -> None:
     heard = tmp_path / "heard by the hook.jsonl"
-    command = f"{sys.executable} -c 'import sys; open(sys.argv[1], \"a\").write(sys.stdin.read())' '{heard}'"
+    command = shlex.join(
+        (sys.executable, "-c", "import sys; open(sys.argv[1], 'a').write(sys.stdin.read())", str(heard))
+    )
     with _webhook() as (url, posted):
         hooks = {"MLX_API_SUPERVISE_WEBHOOK": url, "MLX_API_SUPERVISE_HOOK": command}
         with supervised(tmp_path, env=hooks) as supervisor:

@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.support.processes import children
+
 PATIENT = {"MLX_API_PROFILE": "ollama", "MLX_API_SPARE": "0"}
 """For tests that are not about limits: many requests at once, or of one address, are nothing special; and a worker that
 nobody may want is not made by each of many servers."""
@@ -89,8 +91,7 @@ class Server:
         return self.url.removeprefix("http://").rpartition(":")[0]
 
     def workers(self) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if _is_worker(child)]
+        return children(psutil.Process(self.process.pid), "mlx_ollama.worker")
 
     def post(self, path: str, body: Any) -> httpx.Response:
         return self.client.post(path, json=body)
@@ -131,13 +132,6 @@ class Server:
             self.process.wait()
             raise AssertionError(f"no server: {line!r} {self.log.read_text()[-2000:]}")
         return found.group()
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    try:
-        return "mlx_ollama.worker" in process.cmdline()
-    except psutil.Error:  # it has just ended
-        return False
 
 
 class Fatal:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.support.processes import children
 from tests.support.server import PATIENT, clean_environment, wait_until
 
 QUICK = {
@@ -50,8 +51,7 @@ class Supervised:
         return dict(found[0])
 
     def gateways(self) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if "serve" in child.cmdline()]
+        return children(psutil.Process(self.process.pid), "serve")
 
     def get(self, path: str) -> httpx.Response:
         address = self.events("ready", "recovered")[-1]["address"]
