@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from mlx_ollama.connections import Connections
 from mlx_ollama.doors import DECODERS, DOORS, last_words_of, refuse_of
 from mlx_ollama.durations import keep_alive_seconds
+from mlx_ollama.jobs import in_threads
 from mlx_ollama.library import library_of, ready
 from mlx_ollama.link import WorkerLink
 from mlx_ollama.memory.estimate import Estimator
@@ -178,7 +179,10 @@ def _warm(settings: Settings, guard: MemoryGuard) -> WarmWorker:
 
 def _pool(settings: Settings, guard: MemoryGuard, warm: WarmWorker) -> Pool:
     async def prepare(model: StoredModel) -> None:
-        await asyncio.to_thread(ready, model)
+        # A load that is given up ends what it began.
+        async with aclosing(in_threads(ready(model))) as steps:
+            async for _ in steps:
+                pass
 
     async def start(model: StoredModel) -> WorkerLink:
         worker = await warm.take()

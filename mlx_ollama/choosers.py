@@ -1,12 +1,27 @@
 """Choosers that an operator names: classes with one method, which say what goes first when memory runs short."""
 
+import logging
+from collections.abc import Callable, Hashable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from mlx_ollama.policy import look_in
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
 _OURS = __name__.partition(".")[0] + "."
+
+
+class Orders(Protocol[T]):
+    """What all choosers can do."""
+
+    def order(self, things: Sequence[T], /) -> Sequence[T]:
+        """The things, the first to go first."""
+        ...
 
 
 class NotAChooser(ValueError):
@@ -34,3 +49,19 @@ def made(named: str, argument: str, home: Path | None = None) -> Any:
     if not callable(getattr(chooser, "order", None)):
         raise NotAChooser(f"{named} has no method order({argument})")
     return chooser
+
+
+def chosen(chooser: Orders[T], things: Sequence[T], key: Callable[[T], K], *, otherwise: Orders[T]) -> list[K]:
+    """The keys of things in the order of a chooser, each once, and none of what it made up.
+
+    It is an operator's own class: if it fails, the order is that of `otherwise`.
+    """
+    known = {key(thing) for thing in things}
+    try:
+        order = [key(thing) for thing in chooser.order(list(things))]
+    # Whatever somebody's class may raise, memory is short all the same.
+    except Exception:
+        name, usual = type(chooser).__name__, type(otherwise).__name__
+        logger.exception("the chooser %s failed; %s says what goes first", name, usual)
+        order = [key(thing) for thing in otherwise.order(things)]
+    return [at for at in dict.fromkeys(order) if at in known]

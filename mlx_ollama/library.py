@@ -236,15 +236,14 @@ class Library:
         return push(self.store, call)
 
 
-def ready(model: StoredModel) -> None:
-    """See to it that the model's directory is there: it may have been made, and removed since.
+def ready(model: StoredModel) -> Iterator[Progress]:
+    """See to it that the model's directory is there: it may have been made, and removed since. Tells how far it is.
 
     Raises:
         LoadFailed: if it cannot be made again.
     """
     try:
-        for _ in make(model.weights):
-            pass
+        yield from make(model.weights)
     except (MakingFailed, OSError) as error:
         raise LoadFailed(f"{model.name.display} cannot be prepared: {error}") from error
 

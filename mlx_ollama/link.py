@@ -87,7 +87,6 @@ class WorkerLink(asyncio.Protocol):
         self._decoder = Decoder()
         self._mailboxes: dict[int, Mailbox] = {}
         self._ids = itertools.count(1)
-        self._is_lost = False
         self._reaper: asyncio.Task[None] | None = None
 
     @classmethod
@@ -139,8 +138,8 @@ class WorkerLink(asyncio.Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether requests can be sent; false from the moment in which the socket closes."""
-        return not self._is_lost and not self.died.is_set()
+        """Whether requests can be sent; false from the moment in which the socket closes, before anybody is told."""
+        return self._transport is not None and not self._transport.is_closing()
 
     @property
     def fell(self) -> bool:
@@ -271,7 +270,6 @@ class WorkerLink(asyncio.Protocol):
                 self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._is_lost = True
         if self._nurse is not None and not self._fault:
             self._nurse.cancel()
         self._reaper = asyncio.get_running_loop().create_task(self._reap())
@@ -307,7 +305,7 @@ class WorkerLink(asyncio.Protocol):
                     self._send(Cancel(request))
 
     def _send(self, frame: Frame) -> None:
-        if not self.alive or self._transport is None or self._transport.is_closing():
+        if self._transport is None or self._transport.is_closing():
             raise self._end(self.process.returncode)
         try:
             self._transport.write(encode(frame))

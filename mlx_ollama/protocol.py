@@ -1,6 +1,6 @@
 """The frames between the gateway and a worker; nothing else crosses (`framing.py` makes bytes of them).
 
-One `Step` carries what a whole decode step produced, for every stream in the batch.
+One `Step` carries what a decode step, or several quick ones, produced for every stream in the batch.
 """
 
 from dataclasses import dataclass
@@ -191,7 +191,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Step:
-    """Worker to gateway: what one step produced."""
+    """Worker to gateway: what one step produced, or several quick ones."""
 
     deltas: tuple[Piece, ...]
 

@@ -151,4 +151,4 @@ class Tally:
     resumed: int = 0
     replaced: int = 0
     unloads: Counter[str] = field(default_factory=Counter)
-    """By reason: keep_alive, request, memory, death, shutdown."""
+    """By reason: keep_alive, request, memory, shutdown."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from mlx_ollama.choosers import chosen
 from mlx_ollama.durations import FOREVER_SECONDS
 from mlx_ollama.link import WorkerLink
 from mlx_ollama.memory.shares import shares_of
@@ -130,14 +131,7 @@ class Residents:
         """Idle models in the chooser's order. It sees facts and answers with an order: what it cannot do is unload."""
         now = time.monotonic()
         idle = [self._by_key[key].as_idle(now) for key in self.idle()]
-        try:
-            order = [model.key for model in self._eviction.order(idle)]
-        # An operator's own class. A fault of its shall not take the guard away.
-        except Exception:
-            logger.exception("the chooser of idle models failed; the least recently used goes first")
-            order = [model.key for model in LeastRecentlyUsed().order(idle)]
-        known = {model.key for model in idle}
-        return [key for key in dict.fromkeys(order) if key in known]
+        return chosen(self._eviction, idle, lambda model: model.key, otherwise=LeastRecentlyUsed())
 
     def idle(self) -> Sequence[str]:
         """All idle models; those in use or loading are not among them, so nobody can choose them."""

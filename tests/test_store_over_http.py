@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ import pytest
 from mlx_ollama.models.names import ModelName
 from mlx_ollama.models.store import Store
 from tests.support.cli import import_model
+from tests.support.processes import children
 from tests.support.server import Server, serving, wait_until
 from tests.worker.gguf_files import TinyLlama, write_gguf
 
 MIB = 1 << 20
+LARGE = TinyLlama(layers=24, hidden=512, ffn=2048, heads=8, kv_heads=8, head_dim=64)
+"""Its conversion takes a second or more."""
 ASK = {"prompt": "bada", "raw": True, "stream": False, "options": {"num_predict": 4}}
 
 
@@ -254,10 +259,7 @@ def test_a_full_disk(tmp_path: Path, tiny_directory: Path) -> None:
 
 
 def test_a_client_that_leaves_ends_the_conversion(server: Server, tmp_path: Path) -> None:
-    large = write_gguf(
-        tmp_path / "large.gguf", TinyLlama(layers=24, hidden=512, ffn=2048, heads=8, kv_heads=8, head_dim=64)
-    )
-    digest = _upload(server, large.read_bytes())
+    digest = _upload(server, write_gguf(tmp_path / "large.gguf", LARGE).read_bytes())
     with server.client.stream("POST", "/api/create", json={"model": "l", "files": {"l.gguf": digest}}) as answer:
         for line in answer.iter_lines():
             if json.loads(line)["status"] == "converting model":
@@ -265,6 +267,21 @@ def test_a_client_that_leaves_ends_the_conversion(server: Server, tmp_path: Path
     wait_until(lambda: not psutil.Process(server.process.pid).children(), "the end of the conversion")
     assert server.client.get("/api/tags").json() == {"models": []}
     wait_until(lambda: not list((server.home / "converted").glob("*.partial")), "a tidy folder")
+
+
+def test_a_server_that_is_to_stop_does_not_wait_for_a_conversion(tmp_path: Path) -> None:
+    """One that a load has begun: of a model that was adopted, or whose directory was removed."""
+    with serving(tmp_path / "home", "--drain", "0.1") as server, ThreadPoolExecutor(1) as pool:
+        digest = _upload(server, write_gguf(tmp_path / "large.gguf", LARGE).read_bytes())
+        made = server.post("/api/create", {"model": "large", "files": {"l.gguf": digest}, "stream": False})
+        assert made.json() == {"status": "success"}
+        shutil.rmtree(server.home / "converted")
+        question = {"model": "large", **ASK}
+        asking = pool.submit(httpx.post, f"{server.url}/api/generate", json=question, timeout=60, trust_env=False)
+        wait_until(lambda: children(psutil.Process(server.process.pid), "mlx_ollama.worker.convert"), "the conversion")
+        assert server.stop() == 0
+        assert "error" in asking.result().json()
+    assert not [path for path in (server.home / "converted").iterdir() if not path.name.startswith(".")]
 
 
 def test_a_model_whose_directory_was_removed_is_made_again(server: Server, gguf: Path) -> None:

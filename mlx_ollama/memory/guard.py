@@ -106,10 +106,6 @@ class MemoryGuard:
         self._lock = asyncio.Lock()
 
     @property
-    def is_on(self) -> bool:
-        return self._gauge is not None
-
-    @property
     def is_short(self) -> bool:
         """Whether memory has been critical and is not calm yet: no time for luxuries."""
         return self._is_short

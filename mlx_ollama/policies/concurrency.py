@@ -64,13 +64,8 @@ class Slots:
             return sum(self._times) / len(self._times)
         return max((self._clock() - began for began in self._began.values()), default=0.0)
 
-    @property
-    def retry_after(self) -> int:
-        """Whole seconds after which a permit should be free, once those who wait have had theirs."""
-        return self._expected(self.waiting + 1)
-
     def overloaded(self, setting: str) -> Overloaded:
-        """The error for a request that finds no room for want of `setting`.
+        """The error for a request that finds no room for want of `setting`, with the time after which there should be.
 
         As many as there are permits are told different times, so that a crowd does not come back as one.
         """

@@ -29,7 +29,6 @@ from mlx_ollama.worker.failure import failure_of, reason_of
 from mlx_ollama.worker.grammar import Grammars
 from mlx_ollama.worker.likelihood import Likelihood
 from mlx_ollama.worker.pacing import Pacing
-from mlx_ollama.worker.parse.choice import make_parser
 from mlx_ollama.worker.prefill import Prefill, Reading
 from mlx_ollama.worker.prefixes import Prefixes
 from mlx_ollama.worker.preparing import Outcome, Prepared, Preparing, Ready
@@ -41,10 +40,6 @@ from mlx_ollama.worker.text import TextStream
 from mlx_ollama.worker.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-UNBOUNDED_CONTEXTS = 10
-"""An answer without a limit of its own ends after this many contexts, as the reference's does (wire-spec 3.3)."""
-
 
 FRAME_INTERVAL_NS = 32_000_000
 """Pieces of quick steps share a frame, so that the gateway wakes at most so often; slower steps each have their own.
@@ -196,7 +191,7 @@ class Engine:
             frame.want_context,
             ready.came,
             TextStream(sampling.stop),
-            make_parser(frame.prompt, self._tokenizer, prompt.text),
+            ready.parser,
             make_sampler(sampling, len(frame.resume)),
             make_processors(sampling),
             likelihood=None
@@ -385,4 +380,4 @@ class Engine:
 def _limit(frame: Submit, prompt_tokens: int) -> int:
     room = max(1, frame.prompt.context - prompt_tokens)
     wanted = frame.sampling.limit
-    return min(room, wanted if wanted > 0 else UNBOUNDED_CONTEXTS * frame.prompt.context)
+    return min(room, wanted) if wanted > 0 else room

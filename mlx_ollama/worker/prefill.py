@@ -89,7 +89,7 @@ class Prefill:
         singly_from: int | None = None,
     ) -> None:
         reading = Reading(id, tokens, new_cache(self._model), key=key, marks=marks, singly_from=singly_from)
-        self._recall(reading)
+        self._recall(reading, is_used=False)
         self._queue.append(reading)
 
     def remove(self, id: int) -> bool:  # noqa: A002 - it is one
@@ -166,10 +166,10 @@ class Prefill:
     def _begin(self, reading: Reading) -> None:
         """Look again what is known of a prompt: another like it may have been read while it waited."""
         reading.has_begun = True
-        self._recall(reading)
+        self._recall(reading, is_used=True)
 
-    def _recall(self, reading: Reading) -> None:
-        known = self._prefixes.recall(reading.key, reading.tokens)
+    def _recall(self, reading: Reading, *, is_used: bool) -> None:
+        known = self._prefixes.recall(reading.key, reading.tokens, is_used=is_used)
         reading.difference = known.difference
         if known.cache is not None and known.length > reading.position:
             reading.cache, reading.position, reading.reused = known.cache, known.length, known.length

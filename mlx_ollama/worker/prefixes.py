@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from mlx_ollama.choosers import chosen
 from mlx_ollama.worker.kv import Cache, can_shorten, copied, settle, size_of
 from mlx_ollama.worker.prefix_choice import Chooser, LeastRecentlyUsed, Remembered
 
@@ -92,8 +93,11 @@ class Prefixes:
     def __len__(self) -> int:
         return sum(map(len, self._entries.values()))
 
-    def recall(self, key: str, tokens: Sequence[int]) -> Recollection:
-        """The longest known beginning of a prompt, its last token never included: decoding starts with that."""
+    def recall(self, key: str, tokens: Sequence[int], *, is_used: bool = True) -> Recollection:
+        """The longest known beginning of a prompt, its last token never included: decoding starts with that.
+
+        Whoever only wants to know of it says that it `is_used` not: it counts as often as it was of use.
+        """
         if not self._entries:
             return Recollection(None, 0, None)
         ids = np.array(tokens, dtype=np.uint32)
@@ -106,7 +110,8 @@ class Prefixes:
         difference = _difference(alike, ids)
         if length < FEWEST_TOKENS or (length < WORTHWHILE_TOKENS and 2 * length < len(ids)):
             return Recollection(None, 0, difference)
-        best.used, best.uses = self._clock(), best.uses + 1
+        if is_used:
+            best.used, best.uses = self._clock(), best.uses + 1
         return Recollection(copied(best.cache, without=len(best.ids) - length), length, difference)
 
     def keep(self, key: str, tokens: Sequence[int], cache: Cache) -> None:
@@ -120,7 +125,7 @@ class Prefixes:
             settle([cache])
             ids = np.array(tokens, dtype=np.uint32)
             self._add(_Entry(key, ids, cache, size_of(cache) + ids.nbytes, self._clock(), can_shorten(cache)))
-        # Caches and choosers are strangers' code, and there may be no memory.
+        # Caches are strangers' code, and there may be no memory.
         except Exception:
             logger.exception("a prompt could not be remembered")
 
@@ -158,12 +163,11 @@ class Prefixes:
             if entry is not newest
             for seen in [Remembered(len(entry.ids), entry.size, entry.uses, now - entry.used)]
         }
-        chosen = [id(seen) for seen in self._chooser.order([seen for seen, _ in told.values()])]
-        for at in dict.fromkeys([*chosen, *told]):
+        first = chosen(self._chooser, [seen for seen, _ in told.values()], id, otherwise=LeastRecentlyUsed())
+        for at in dict.fromkeys([*first, *told]):
             if self._fits():
                 return
-            if at in told:
-                self._drop(told[at][1])
+            self._drop(told[at][1])
 
     def _drop(self, entry: _Entry) -> None:
         place = _place(entry.key, entry.ids)

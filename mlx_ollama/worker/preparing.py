@@ -7,6 +7,8 @@ from functools import partial
 
 from mlx_ollama.protocol import Prompt, Render, RenderedPrompt, Submit
 from mlx_ollama.worker.marks import marks_of
+from mlx_ollama.worker.parse.choice import make_parser
+from mlx_ollama.worker.parse.parser import Parser
 from mlx_ollama.worker.prompt import PromptTokens, render, tokenize
 from mlx_ollama.worker.tokenizer import Tokenizer
 
@@ -16,10 +18,11 @@ LONG_CHARACTERS = 1 << 14
 
 @dataclass(frozen=True)
 class Ready:
-    """A prompt as tokens, the places in which to remember it, and when it came (nanoseconds)."""
+    """A prompt as tokens, what reads the answer, the places in which to remember it, and when it came (nanoseconds)."""
 
     frame: Submit
     prompt: PromptTokens
+    parser: Parser
     marks: Sequence[int]
     came: int
 
@@ -71,12 +74,12 @@ class Preparing:
             return RenderedPrompt(frame.id, text, len(self._tokenizer.encode(text)))
         prompt = tokenize(frame.prompt, self._tokenizer)
         marks = marks_of(frame.prompt, prompt.fed, self._tokenizer) if self._needs_marks else ()
-        return Ready(frame, prompt, marks, came)
+        return Ready(frame, prompt, make_parser(frame.prompt, self._tokenizer, prompt.text), marks, came)
 
 
 def _length(prompt: Prompt) -> int:
-    """In characters, about."""
+    """In characters, about: of all that is read, and of the template, which takes as long to understand."""
     said = sum(len(message.content) + len(message.thinking) for message in prompt.messages)
-    return (
-        said + len(prompt.text) + len(prompt.suffix) + len(prompt.prefix) + sum(len(str(tool)) for tool in prompt.tools)
-    )
+    called = sum(len(str(call.arguments)) for message in prompt.messages for call in message.tool_calls)
+    tools = sum(len(str(tool)) for tool in prompt.tools)
+    return said + called + tools + sum(map(len, (prompt.text, prompt.suffix, prompt.prefix, prompt.template or "")))

@@ -21,7 +21,7 @@ class MlxCalls(NamedTuple):
 
 
 class Tokenizer:
-    """Wraps a Hugging Face tokenizer; used on the MLX thread only."""
+    """Wraps a Hugging Face tokenizer. The threads that prepare prompts and compile grammars use it, too."""
 
     def __init__(self, hf: Any) -> None:
         self._hf = hf

@@ -1,5 +1,6 @@
 """Reading prompts: alone, in slices and together, the caches are the same."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from mlx_ollama.worker.load import load
 from mlx_ollama.worker.prefill import FIRST_PASS_TOKENS, SHORT_PROMPT_TOKENS, Prefill, Reading
+from mlx_ollama.worker.prefix_choice import LeastRecentlyUsed, Remembered
 from mlx_ollama.worker.prefixes import Prefixes
 from mlx_ollama.worker.reading_cost import ReadingCost
 
@@ -224,3 +226,28 @@ def test_a_prompt_learns_from_another_that_was_read_while_it_waited(model: Any) 
     prefill.add(2, [*_prompt(1000, 1), 7, 8, 9])
     assert _order(prefill) == [1, 2]
     assert clock.now == pytest.approx(1.003)
+
+
+def test_what_is_remembered_counts_as_often_as_it_was_of_use(model: Any) -> None:
+    told: list[int] = []
+
+    class Listening(LeastRecentlyUsed):
+        def order(self, remembered: Sequence[Remembered]) -> Sequence[Remembered]:
+            told.extend(prompt.uses for prompt in remembered)
+            return super().order(remembered)
+
+    def read_by(prefixes: Prefixes, first: int, *, is_cancelled: bool = False) -> None:
+        prefill = Prefill(model, prefixes, clock=lambda: 0.0)
+        prefill.add(1, [first + step for step in range(100)])
+        if is_cancelled:
+            prefill.remove(1)
+        while prefill:
+            prefill.advance(1, 10.0)
+
+    read_by(roomy := Prefixes(1 << 30), 5)
+    prefixes = Prefixes(roomy.size, Listening())
+    for _ in range(3):
+        read_by(prefixes, 5)
+    read_by(prefixes, 5, is_cancelled=True)
+    read_by(prefixes, 200)
+    assert told == [2]

@@ -195,6 +195,21 @@ def test_a_chooser_decides(model: Any) -> None:
     assert [prefixes.recall("", [*_tokens(seed, 40), 7]).length for seed in range(4)] == [40, 0, 40, 40]
 
 
+def test_a_chooser_that_fails_is_replaced(model: Any) -> None:
+    class InPlace:
+        """As somebody writes one who forgets that `sort` returns nothing."""
+
+        def order(self, remembered: Sequence[Remembered]) -> Any:
+            return remembered.sort(key=lambda prompt: prompt.tokens)  # type: ignore[attr-defined]
+
+    one = size_of(_cached(model, _tokens(0))) + 400
+    prefixes = Prefixes(2 * one, InPlace(), clock=Clock())
+    for seed in range(4):
+        prefixes.keep("", _tokens(seed), _cached(model, _tokens(seed)))
+    assert [prefixes.recall("", [*_tokens(seed), 7]).length for seed in range(4)] == [0, 0, 100, 100]
+    assert prefixes.size == 2 * one
+
+
 def test_choosers_are_named() -> None:
     assert isinstance(chooser("mlx_ollama.worker.prefix_choice:LeastRecentlyUsed"), LeastRecentlyUsed)
     for wrong in ("nothing", "no_such_module:Class", "mlx_ollama.worker.prefix_choice:Absent", "builtins:dict"):
