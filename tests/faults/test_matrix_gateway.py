@@ -69,17 +69,17 @@ class Reign:
         gateway = self.gateway
         if state == "loading":
             self.supervisor.post("/api/generate", {"model": "tiny", "keep_alive": 0})
-            wait_until(lambda: not gateway.children(recursive=True), "the end of the worker")
-        others = gateway.children(recursive=True)
+            wait_until(lambda: not gateway.children(), "the end of the worker")
+        others = gateway.children()
         if state == "prefill":
             self.supervisor.post("/api/generate", {"model": "slow"})
         with asking(self.url, state) as connection:
             if state == "prefill":
-                (reader,) = set(gateway.children(recursive=True)) - set(others)
+                (reader,) = set(gateway.children()) - set(others)
                 wait_until(lambda: is_busy(reader), "prefill")
                 assert connection is not None
                 assert not select.select([connection], [], [], 0)[0], "the answer has begun"
-            workers = wait_until(lambda: gateway.children(recursive=True), "a worker")
+            workers = wait_until(lambda: gateway.children(), "a worker")
             os.kill(gateway.pid, signal.SIGKILL)
             yield workers
 
