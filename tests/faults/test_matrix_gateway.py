@@ -79,7 +79,7 @@ class Reign:
                 wait_until(lambda: is_busy(reader), "prefill")
                 assert connection is not None
                 assert not select.select([connection], [], [], 0)[0], "the answer has begun"
-            workers = wait_until(lambda: gateway.children(), "a worker")
+            workers = wait_until(gateway.children, "a worker")
             os.kill(gateway.pid, signal.SIGKILL)
             yield workers
 
