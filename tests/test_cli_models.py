@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -195,6 +196,37 @@ def test_create_quantized_from_a_directory(cli: Cli, home: Path, tmp_path: Path,
     assert cli.refused("create", "x", "-q", "q8_0", "-f", modelfile(tmp_path, f"FROM {snapshot}")) == (
         f"Error: insecure path: {snapshot}/more.json"
     )
+    cli.ok("rm", "small")
+    assert not [path for path in (home / "converted").iterdir() if path.is_dir()], "no other form was left"
+
+
+UNPRIVILEGED = """
+import ctypes, sys
+from mlx_ollama.cli import main
+version, no_rights = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+assert ctypes.CDLL(None).capset(version, no_rights) == 0
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command as somebody runs it for whom the modes of files count, which they do not for root."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets root do without its rights")
+@pytest.mark.parametrize("mode", [0o311, 0o600], ids=["not listed", "not entered"])
+def test_a_folder_that_cannot_be_read_takes_no_other_model_along(
+    cli: Cli, home: Path, tmp_path: Path, tiny_directory: Path, mode: int
+) -> None:
+    folder = shutil.copytree(tiny_directory, tmp_path / "private")
+    cli.ok("import", "private", str(folder))
+    cli.ok("import", "open", str(tiny_directory))
+    folder.chmod(mode)
+    try:
+        for arguments, status in ((("list",), 0), (("show", "open"), 0), (("show", "private"), 1)):
+            command = [sys.executable, "-c", UNPRIVILEGED, *arguments, "--home", str(home)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+            assert arguments != ("list",) or {"open:latest", "private:latest"} <= set(done.stdout.split())
+    finally:
+        folder.chmod(0o755)
 
 
 def test_what_show_prints_makes_the_same_model(cli: Cli, home: Path, tmp_path: Path) -> None:

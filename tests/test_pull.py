@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from mlx_ollama.errors import JobFailed
 from mlx_ollama.models.blobs import Blobs
+from mlx_ollama.models.manifest import CONFIG_TYPE, DIRECTORY_TYPE, JSON_TYPE, TENSOR_TYPE, Manifest, to_file
 from mlx_ollama.models.names import ModelName
 from mlx_ollama.models.registry import ATTEMPTS, SILENCE_SECONDS, Registry
 from tests.compat.recordings import cases
@@ -148,6 +150,57 @@ def test_what_never_arrives_is_given_up_and_kept_for_the_next_time(tmp_path: Pat
     with Registry(_name(registry), insecure=True) as client:
         list(client.fetch(layer, Blobs(tmp_path)))
     assert registry.ranges == [f"bytes=1000-{layer.size - 1}"]
+
+
+def _of_tensors(registry: LocalRegistry, name: str) -> None:
+    """Have it serve a model of single files, one of which has this name."""
+    config, weights = (registry._layer(kind, content) for kind, content in ((JSON_TYPE, b"{}"), (TENSOR_TYPE, b"x")))
+    layers = (replace(config, name=name), replace(weights, name="model.safetensors"))
+    registry.manifest = Manifest(registry.manifest.config, layers)
+
+
+@pytest.mark.parametrize("name", ["../../../outside/x.py", "a/../../../../outside/x.py", "{outside}/x.py"])
+def test_a_file_that_would_lie_elsewhere_is_refused(tmp_path: Path, registry: LocalRegistry, name: str) -> None:
+    (outside := tmp_path / "outside").mkdir()
+    _of_tensors(registry, name.format(outside=outside))
+    pulled = _pull_by_command(tmp_path / "home", registry)
+    assert pulled.returncode == 1
+    assert "is not the name of a model's file" in pulled.stderr
+    assert not list(outside.iterdir())
+
+
+def test_a_folder_of_this_machine_is_nobody_elses_word(tmp_path: Path, registry: LocalRegistry) -> None:
+    """It would be read, and removed with the model."""
+    home = tmp_path / "home"
+    path = to_file({"path": f"{home}/converted/..", "size": 1})
+    layers = (*registry.manifest.layers, registry._layer(DIRECTORY_TYPE, path))
+    registry.manifest = replace(registry.manifest, layers=layers)
+    pulled = _pull_by_command(home, registry)
+    assert pulled.returncode == 1
+    assert "has no weights that could be used here" in pulled.stderr
+
+
+@pytest.mark.parametrize("digest", ["sha256:../../../../outside/x", "../../x", ""])
+def test_what_is_no_digest_names_no_blob(tmp_path: Path, registry: LocalRegistry, digest: str) -> None:
+    layers = (replace(registry.manifest.layers[0], digest=digest), *registry.manifest.layers[1:])
+    registry.manifest = replace(registry.manifest, layers=layers)
+    pulled = _pull_by_command(tmp_path, registry)
+    assert pulled.returncode == 1
+    assert "is no digest" in pulled.stderr
+
+
+def test_a_form_of_weights_is_a_word(tmp_path: Path, registry: LocalRegistry) -> None:
+    config = json.loads(registry.blobs[registry.manifest.config.digest]) | {"quantize": "/../../../outside"}
+    registry.manifest = replace(registry.manifest, config=registry._layer(CONFIG_TYPE, to_file(config)))
+    pulled = _pull_by_command(tmp_path, registry)
+    assert pulled.returncode == 1
+    assert "'/../../../outside' is no form of weights" in pulled.stderr
+    assert "ns/m" not in run_cli("list", "--home", str(tmp_path)).stdout
+    assert not [path for path in (tmp_path / "models/manifests").rglob("*") if path.is_file()]
+
+
+def _pull_by_command(home: Path, registry: LocalRegistry) -> "subprocess.CompletedProcess[str]":
+    return run_cli("pull", "--insecure", f"http://{registry.host}/ns/m", "--home", str(home))
 
 
 def test_a_blob_that_is_another(tmp_path: Path, registry: LocalRegistry) -> None:

@@ -24,9 +24,14 @@ def check_digest(text: str) -> str:
     Raises:
         InvalidRequest: `invalid digest format`.
     """
-    if not _DIGEST.fullmatch(text):
+    if not is_digest(text):
         raise InvalidRequest("invalid digest format")
     return text
+
+
+def is_digest(text: str) -> bool:
+    """Whether something has the form of a digest, and so names a blob and no other file."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def digest_of(path: Path, counted: Counted = lambda _: None) -> str:

@@ -78,14 +78,22 @@ def _of_directory(path: Path, stamp: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    files = [path / name for name in _TEMPLATE_FILES]
-    return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+    return tuple(_modified(path / name) for name in _TEMPLATE_FILES)
+
+
+def _modified(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _tokenizer(path: Path) -> bytes:
     """What tells the tokens: tens of megabytes, so it is read once."""
-    file = path / "tokenizer.json"
-    return file.read_bytes() if file.is_file() else b""
+    try:
+        return (path / "tokenizer.json").read_bytes()
+    except OSError:
+        return b""
 
 
 def _has_tags_between_them(tokens: bytes, template: str) -> bool:

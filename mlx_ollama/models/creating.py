@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from mlx_ollama import gojson
@@ -11,6 +11,7 @@ from mlx_ollama.gotemplate import Template, TemplateError
 from mlx_ollama.models.blobs import check_digest
 from mlx_ollama.models.config import checked_info, config_of, remote_config
 from mlx_ollama.models.directory import ModelDirectory, NotAModel
+from mlx_ollama.models.files import is_inside
 from mlx_ollama.models.gguf_header import MAGIC, GgufHeader, NotGguf
 from mlx_ollama.models.making import FLOATS, QUANTIZED_BITS, MakingFailed, make_for_client
 from mlx_ollama.models.manifest import (
@@ -60,7 +61,7 @@ class Creator:
             InvalidRequest, JobFailed: at once or on the way, in the order of wire-spec 6.4.
         """
         for path in [*(call.files or {}), *call.draft_files, *call.adapters]:
-            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            if not is_inside(path):
                 raise InvalidRequest("file path must be relative")
         for digest in [*(call.files or {}).values(), *call.draft_files.values(), *call.adapters.values()]:
             if not digest:
@@ -175,28 +176,29 @@ class Creator:
             media_type = TENSOR_TYPE if name.endswith(".safetensors") else JSON_TYPE
             canonical = f"sha256:{path.name.removeprefix('sha256-')}"
             layers.append(Layer(media_type, canonical, path.stat().st_size, name=name))
-        plain = yield from self._made(layers, "")
+        plain = self._weights(layers, "")
         try:
-            details = ModelDirectory.read(plain.directory).details
+            details = ModelDirectory.of_parts(plain.directory, plain.parts).details
         except NotAModel as error:
             raise InvalidRequest(str(error)) from error
         form = _form(call.quantize, {"float32": "F32", "float16": "F16"}.get(details.quantization_level, "BF16"))
-        if form:
-            yield from self._made(layers, form)
+        yield from self._made(layers, form)
         families = list(details.families)
         config = config_of("safetensors", details.family, families, details.parameter_size, details.quantization_level)
         return _quantized({**config, "capabilities": ["completion"]}, form), [*layers]
 
-    def _made(self, layers: Sequence[Layer], form: str) -> "Generator[Progress, None, Weights]":
+    def _made(self, layers: Sequence[Layer], form: str) -> Iterator[Progress]:
         """Make the directory of these weights, now and not when somebody waits for an answer."""
+        try:
+            yield from make_for_client(self._weights(layers, form), layers[0].digest)
+        except MakingFailed as error:
+            raise InvalidRequest(str(error)) from error
+
+    def _weights(self, layers: Sequence[Layer], form: str) -> Weights:
         manifest = Manifest(Layer("", "", 0), tuple(layers))
         weights = Weights.of(manifest, form, self._store.blobs, self._store.converted)
         if weights is None:
             raise InvalidRequest("no files provided to convert")
-        try:
-            yield from make_for_client(weights, layers[0].digest)
-        except MakingFailed as error:
-            raise InvalidRequest(str(error)) from error
         return weights
 
     def _blob(self, digest: str) -> Path:

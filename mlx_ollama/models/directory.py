@@ -51,11 +51,15 @@ class ModelDirectory:
         Raises:
             NotAModel: if it lacks a part, or a part cannot be read.
         """
-        if not path.is_dir():
-            raise NotAModel(f"{path} is no directory")
         gguf = path / GGUF_HEADER_FILE
-        found = cls.of_parts(path, {file.name: file for file in path.iterdir()})
-        return replace(found, gguf=_json(gguf)) if gguf.is_file() else found
+        try:
+            if not path.is_dir():
+                raise NotAModel(f"{path} is no directory")
+            found = cls.of_parts(path, {file.name: file for file in path.iterdir()})
+            return replace(found, gguf=_json(gguf)) if gguf.is_file() else found
+        # A folder may be entered and yet not be listed: another user's, or one that macOS protects.
+        except OSError as error:
+            raise NotAModel(f"{path} cannot be read: {error.strerror}") from error
 
     @classmethod
     def of_parts(cls, path: Path, parts: Mapping[str, Path]) -> "ModelDirectory":
@@ -230,11 +234,11 @@ def human_count(count: int) -> str:
 def jinja_template(path: Path) -> str:
     """The chat template in a model directory, where there is one."""
     beside = path / "chat_template.jinja"
-    if beside.is_file():
-        return beside.read_text(errors="replace")
     try:
+        if beside.is_file():
+            return beside.read_text(errors="replace")
         template = _json(path / "tokenizer_config.json").get("chat_template") or ""
-    except NotAModel:
+    except (NotAModel, OSError):
         return ""
     if isinstance(template, list):
         template = next((entry["template"] for entry in template if entry.get("name") == "default"), "")

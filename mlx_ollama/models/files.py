@@ -5,10 +5,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 _PARTIAL = ".partial-"
+
+
+def is_inside(name: str) -> bool:
+    """Whether a file that a stranger names lies in the folder that it is meant for, or below."""
+    path = PurePosixPath(name)
+    return not (path.is_absolute() or ".." in path.parts or "\0" in name)
 
 
 class PartialFile:

@@ -7,6 +7,8 @@ from typing import Any
 import orjson
 
 from mlx_ollama import gojson
+from mlx_ollama.models.blobs import is_digest
+from mlx_ollama.models.files import is_inside
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
@@ -40,13 +42,17 @@ class Layer:
 
     @classmethod
     def of(cls, members: Mapping[str, Any]) -> "Layer":
-        """Read a manifest's entry.
+        """Read a manifest's entry, which a stranger may have written.
 
         Raises:
-            LookupError, TypeError: if it is none.
+            LookupError, TypeError, ValueError: if it is none, or its digest or name would lie outside the store.
         """
-        parent, name = members.get("from", ""), members.get("name", "")
-        return cls(members["mediaType"], members["digest"], int(members["size"]), parent, name)
+        digest, parent, name = members["digest"], members.get("from", ""), members.get("name", "")
+        if not is_digest(digest):
+            raise ValueError(f"{digest!r} is no digest")
+        if not is_inside(name):
+            raise ValueError(f"{name!r} is not the name of a model's file")
+        return cls(members["mediaType"], digest, int(members["size"]), parent, name)
 
     def as_json(self) -> dict[str, Any]:
         members = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
@@ -72,7 +78,7 @@ class Manifest:
         """Read a manifest that is decoded already.
 
         Raises:
-            LookupError, TypeError, AttributeError, ValueError: if it is none.
+            LookupError, TypeError, AttributeError, ValueError: if it is none, or none that can be trusted.
         """
         return cls(Layer.of(members["config"]), tuple(Layer.of(layer) for layer in members["layers"] or ()))
 

@@ -6,7 +6,7 @@ from mlx_ollama.errors import InvalidRequest, JobFailed
 from mlx_ollama.models.catalog import near, repository_of
 from mlx_ollama.models.hub import HUB_HOSTS, NotOnHub, pull_from_hub
 from mlx_ollama.models.making import MakingFailed, make_for_client
-from mlx_ollama.models.manifest import MODEL_TYPE, TENSOR_TYPE
+from mlx_ollama.models.manifest import DIRECTORY_TYPE, MODEL_TYPE, TENSOR_TYPE
 from mlx_ollama.models.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName, Reference
 from mlx_ollama.models.registry import NotInRegistry, Registry
 from mlx_ollama.models.store import Store, StoreError
@@ -73,7 +73,7 @@ def _of_registry(store: Store, name: ModelName, registry: Registry) -> Iterator[
             manifest = registry.manifest()
         except JobFailed as error:
             raise type(error)(f"pull model manifest: {error.message}") from error
-        if not manifest.of_type(MODEL_TYPE, TENSOR_TYPE):
+        if not manifest.of_type(MODEL_TYPE, TENSOR_TYPE) or manifest.of_type(DIRECTORY_TYPE):
             raise JobFailed(f"{name.display} has no weights that could be used here")
         for layer in (*manifest.layers, manifest.config):
             try:

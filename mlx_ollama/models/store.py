@@ -178,17 +178,23 @@ class Store:
         """Give a name to what a manifest lists, all of which must be here.
 
         Raises:
-            StoreError: for want of room or rights, or of a blob.
+            StoreError: for want of room or rights, or of a blob, or if it speaks of a folder of this machine: that is
+                our word, and nobody else's.
         """
+        if manifest.of_type(DIRECTORY_TYPE):
+            raise StoreError(f"{name.display} refers to a folder of another machine")
         try:
             with self._alone():
                 name = self.stored_name(name) or name
                 for layer in (*manifest.layers, manifest.config):
                     self._kept(layer)
-                self._replace(name, manifest.dump())
+                self._parse(name, content := manifest.dump(), 0)
+                self._replace(name, content)
                 return self._read(name)
         except OSError as error:
             raise StoreError(f"cannot write {name.display} into {self._root}: {error}") from error
+        except _MALFORMED as error:
+            raise StoreError(f"{name.display} cannot be used here: {error}") from error
 
     def copy(self, source: ModelName, destination: ModelName) -> None:
         """Give a model a second name; both are independent from then on.
@@ -277,7 +283,9 @@ class Store:
             weights, _ = self._weights(manifest, str(config.get(QUANTIZE, "")))
         except (OSError, *_MALFORMED):
             return None
-        return weights.directory if weights and weights.directory.parent == self.converted else None
+        if weights is None or weights.directory.parent != self.converted or weights.directory.name == "..":
+            return None
+        return weights.directory
 
     def manifest_path(self, name: ModelName) -> Path:
         """Where the manifest of a name is, or would be."""

@@ -1,6 +1,7 @@
 """Where a model's weights are, and the MLX directory that a worker loads, which may have to be made first."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from mlx_ollama.models.blobs import Blobs
 from mlx_ollama.models.manifest import JSON_TYPE, MODEL_TYPE, TENSOR_TYPE, Layer, Manifest
 
+_FORM = re.compile(r"[A-Z0-9_]+")
 _WEIGHTS_TYPES = (MODEL_TYPE, TENSOR_TYPE, JSON_TYPE)
 
 
@@ -33,7 +35,13 @@ class Weights:
 
     @classmethod
     def of(cls, manifest: Manifest, quantize: str, blobs: Blobs, converted: Path) -> "Weights | None":
-        """The weights that layers stand for; None if there are none among them, as with models that live elsewhere."""
+        """The weights that layers stand for; None if there are none among them, as with models that live elsewhere.
+
+        Raises:
+            ValueError: for a form that is none: `quantize` may be a stranger's word.
+        """
+        if quantize and not _FORM.fullmatch(quantize):
+            raise ValueError(f"{quantize!r} is no form of weights")
         layers = manifest.of_type(*_WEIGHTS_TYPES)
         gguf = next((layer for layer in layers if layer.media_type == MODEL_TYPE), None)
         if gguf is not None:

@@ -12,6 +12,7 @@ from mlx_ollama.models.manifest import (
     LICENSE_TYPE,
     SYSTEM_TYPE,
     TEMPLATE_TYPE,
+    Manifest,
     to_file,
 )
 from mlx_ollama.models.names import ModelName
@@ -117,6 +118,21 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("in the way")
     with pytest.raises(StoreError, match="cannot write m:latest"):
         Store(tmp_path / "models").write(ModelName.parse("m"), _recipe())
+
+
+def test_a_folder_that_only_seems_to_be_ours_is_not_removed(store: Store) -> None:
+    (store.converted / "sha256-other").mkdir(parents=True)
+    name, path = ModelName.parse("m"), to_file({"path": f"{store.converted}/..", "size": 1})
+    store.write(name, Recipe({"model_format": "gguf"}, [Content(DIRECTORY_TYPE, path)]))
+    store.delete(name)
+    assert (store.converted / "sha256-other").is_dir()
+
+
+def test_a_folder_of_this_machine_cannot_be_adopted(store: Store) -> None:
+    written = store.write(ModelName.parse("m"), _recipe()).model
+    manifest = Manifest.parse(store.manifest_path(written.name).read_bytes())
+    with pytest.raises(StoreError, match="refers to a folder of another machine"):
+        store.adopt(ModelName.parse("other"), manifest)
 
 
 def test_what_a_dead_writer_left_is_swept_where_there_is_no_model_yet(tmp_path: Path) -> None:
