@@ -21,6 +21,7 @@ from mlx_ollama.models.registry import ATTEMPTS, SILENCE_SECONDS, Registry
 from tests.compat.recordings import cases
 from tests.support.registry import LocalRegistry
 from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
+from tests.support.syncs import Syncs
 from tests.worker.gguf_files import TinyLlama, write_gguf
 
 pytestmark = pytest.mark.xdist_group("pull")
@@ -133,6 +134,18 @@ def test_what_breaks_off_is_taken_up_where_it_stopped(tmp_path: Path, registry: 
     assert registry.ranges == [f"bytes=1000-{layer.size - 1}", f"bytes=1500-{layer.size - 1}"]
     assert pauses == [0.5] * 4, "a second after each"
     assert [path.name for path in tmp_path.iterdir()] == [layer.digest.replace(":", "-")]
+
+
+def test_a_blob_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, registry: LocalRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = registry.manifest.layers[0]
+    blob = Blobs(tmp_path).path(layer.digest)
+    syncs = Syncs(blob, monkeypatch)
+    with Registry(_name(registry), insecure=True) as client:
+        list(client.fetch(layer, Blobs(tmp_path)))
+    assert syncs.is_before(blob)
+    assert syncs.is_after(tmp_path)
 
 
 def test_what_never_arrives_is_given_up_and_kept_for_the_next_time(tmp_path: Path, registry: LocalRegistry) -> None:

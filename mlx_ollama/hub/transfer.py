@@ -17,7 +17,7 @@ from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from mlx_ollama.hub.choice import File
-from mlx_ollama.models.files import replace
+from mlx_ollama.models.files import publish, replace
 
 ATTEMPTS = 4
 """So often a file is tried without a byte of it coming."""
@@ -113,7 +113,7 @@ class Transfer:
             partial = self._partial(file)
             self._fetch(file, partial)
             _check(partial, file)
-            partial.rename(blob)
+            publish(partial, blob)
 
     def _fetch(self, file: File, partial: Path) -> None:
         """All of the file, from where an earlier attempt stopped."""

@@ -34,7 +34,7 @@ class PartialFile:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._path.replace(destination)
-        directory_to_disk(destination.parent)
+        to_disk(destination.parent)
 
     def close(self) -> None:
         """Let go; what has become nothing is removed."""
@@ -110,9 +110,22 @@ def _temporary(folder: Path) -> tuple[int, str]:
         return tempfile.mkstemp(dir=folder, prefix=_PARTIAL)
 
 
-def directory_to_disk(folder: Path) -> None:
-    """See to it that the names in a folder survive a crash."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def publish(partial: Path, destination: Path) -> None:
+    """Give a file, or a folder with all that is in it, the name by which it is taken to be whole.
+
+    What it consists of must reach the disk before that, and the name after it: nobody looks at the content again.
+    """
+    for path in (*partial.rglob("*"), partial):
+        # A link is a name; what it leads to is not ours.
+        if not path.is_symlink():
+            to_disk(path)
+    partial.rename(destination)
+    to_disk(destination.parent)
+
+
+def to_disk(path: Path) -> None:
+    """See to it that the bytes of a file, or the names in a folder, survive a crash."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

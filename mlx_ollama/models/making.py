@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlx_ollama.environment import of_workers
 from mlx_ollama.models.children import ChildFailed, lines_of
-from mlx_ollama.models.files import locked
+from mlx_ollama.models.files import locked, publish
 from mlx_ollama.models.weights import Weights
 from mlx_ollama.types import Progress
 
@@ -88,7 +88,7 @@ def _link(weights: Weights, directory: Path) -> None:
             place = partial / name
             place.parent.mkdir(parents=True, exist_ok=True)
             os.link(blob, place)
-        partial.rename(directory)
+        publish(partial, directory)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise MakingFailed(f"the parts of the model cannot be put together: {error}") from error

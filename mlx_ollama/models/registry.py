@@ -16,7 +16,7 @@ from mlx_ollama import gojson
 from mlx_ollama.errors import JobFailed
 from mlx_ollama.jobs import interruptible
 from mlx_ollama.models.blobs import Blobs, check_digest, digest_of
-from mlx_ollama.models.files import locked
+from mlx_ollama.models.files import locked, publish
 from mlx_ollama.models.manifest import MANIFEST_TYPE, Layer, Manifest
 from mlx_ollama.models.names import ModelName
 from mlx_ollama.types import Progress
@@ -175,7 +175,7 @@ class Registry:
         if found != digest.replace("-", ":"):
             partial.unlink()
             raise JobFailed(f"digest mismatch, file must be downloaded again: want {digest}, got {found}")
-        partial.rename(blobs.path(digest))
+        publish(partial, blobs.path(digest))
 
     def _go_on(self, _: int) -> None:
         if self._is_over:

@@ -16,7 +16,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from mlx_ollama.models.files import directory_to_disk
+from mlx_ollama.models.files import publish
 from mlx_ollama.worker.gguf_config import model_config
 from mlx_ollama.worker.gguf_families import family_of
 from mlx_ollama.worker.gguf_file import ConversionError, GgufFile, read_gguf
@@ -49,7 +49,7 @@ def convert(source: Path, destination: Path, report: Report) -> None:
         write_text(directory / "tokenizer.json", tokenizer.to_str())
         write_json(directory / "tokenizer_config.json", tokenizer_config(file.metadata))
         write_json(directory / "gguf.json", file.summary(digest))
-        _publish(directory, destination)
+        publish(directory, destination)
     report("success", file.size, file.size)
 
 
@@ -125,13 +125,6 @@ def _write_weights(
     write_shards(directory, plan_shards(specs), converted_pieces(weights, done))
     # The rest of the file is its header.
     done(file.size)
-
-
-def _publish(directory: Path, destination: Path) -> None:
-    """The rename is the moment of birth; a directory must reach the disk before it, and its name after it."""
-    directory_to_disk(directory)
-    directory.rename(destination)
-    directory_to_disk(destination.parent)
 
 
 def main(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from mlx_ollama.models.files import publish
 from mlx_ollama.models.making import FLOATS, QUANTIZED_BITS
 from mlx_ollama.worker.blas import preload_openblas
 from mlx_ollama.worker.convert import partial_directory
@@ -44,7 +45,7 @@ def quantize(source: Path, destination: Path, form: str, report: Report) -> None
         save_model(directory, model, donate_model=True)
         save_config(config, config_path=directory / "config.json")
         _copy_rest(source, directory)
-        directory.rename(destination)
+        publish(directory, destination)
     report("quantizing", total, total)
 
 
