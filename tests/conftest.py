@@ -1,3 +1,4 @@
+import compileall
 import fcntl
 import functools
 import os
@@ -9,6 +10,7 @@ import pytest
 from httpx._transports import default as httpx_transports
 from hypothesis import settings
 
+import mlx_ollama
 from mlx_ollama.worker.blas import preload_openblas
 from tests.faults.outcomes import Recorder
 from tests.support.cli import import_model
@@ -43,6 +45,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        # A server whose files are limited in size would leave half of what it compiles, and all others would read that.
+        compileall.compile_dir(Path(mlx_ollama.__file__).parent, quiet=2)
     if config.getoption("outcomes"):
         config.pluginmanager.register(Recorder())
 

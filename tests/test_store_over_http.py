@@ -266,7 +266,7 @@ def test_a_client_that_leaves_ends_the_conversion(server: Server, tmp_path: Path
                 break
     wait_until(lambda: not psutil.Process(server.process.pid).children(), "the end of the conversion")
     assert server.client.get("/api/tags").json() == {"models": []}
-    wait_until(lambda: not list((server.home / "converted").glob("*.partial")), "a tidy folder")
+    wait_until(lambda: not list((server.home / "converted").glob(".partial-*")), "a tidy folder")
 
 
 def test_a_server_that_is_to_stop_does_not_wait_for_a_conversion(tmp_path: Path) -> None:

@@ -115,6 +115,14 @@ class Blobs:
     def remove(self, digest: str) -> None:
         self.path(digest).unlink(missing_ok=True)
 
+    def remove_unused(self, used: frozenset[str], *, before: float) -> None:
+        """Remove blobs that are not `used` and came `before` a time of the wall clock, in seconds."""
+        names = {self.path(digest).name for digest in used}
+        for path in self._folder.glob("sha256-*"):
+            # A link to a file has the file's own times but for this one.
+            if path.name not in names and is_digest(path.name) and path.lstat().st_ctime < before:
+                path.unlink(missing_ok=True)
+
     def sweep(self) -> None:
         """Remove what uploads that died have left."""
         sweep(self._folder)

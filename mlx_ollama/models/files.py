@@ -1,7 +1,10 @@
 """Files that appear whole or not at all, whoever writes beside us and wherever a crash falls."""
 
 import fcntl
+import glob
 import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -60,12 +63,50 @@ def replace(path: Path, content: bytes) -> None:
         partial.become(path)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what writers that are dead have left half done."""
-    for path in folder.glob(f"{_PARTIAL}*"):
-        with suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
+@contextmanager
+def partial_directory(destination: Path) -> Iterator[Path]:
+    """A folder beside `destination` to fill and publish; what is left of it at the end is removed.
+
+    It is locked as a partial file is. What others have left who had the same destination goes first.
+    """
+    sweep(destination.parent, f"{destination.name}-")
+    directory, lock = _locked_directory(destination)
+    try:
+        yield directory
+    finally:
+        os.close(lock)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def sweep(folder: Path, beginning: str = "") -> None:
+    """Remove what writers that are dead have left half done, if it was to get a name with that `beginning`."""
+    for path in folder.glob(f"{_PARTIAL}{glob.escape(beginning)}*"):
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(path)
+            finally:
+                os.close(descriptor)
+
+
+def _locked_directory(destination: Path) -> tuple[Path, int]:
+    while True:
+        directory = destination.with_name(f"{_PARTIAL}{destination.name}-{secrets.token_hex(4)}")
+        directory.mkdir()
+        lock = os.open(directory, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Before it was locked somebody may have taken it for a dead writer's.
+        if directory.exists():
+            return directory, lock
+        os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

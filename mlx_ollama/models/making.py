@@ -1,8 +1,6 @@
 """Making the MLX directories that workers load: of a GGUF file, of uploaded parts, with weights in another form."""
 
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +8,7 @@ from pathlib import Path
 
 from mlx_ollama.environment import of_workers
 from mlx_ollama.models.children import ChildFailed, lines_of
-from mlx_ollama.models.files import locked, publish
+from mlx_ollama.models.files import locked, partial_directory, publish
 from mlx_ollama.models.weights import Weights
 from mlx_ollama.types import Progress
 
@@ -66,8 +64,8 @@ def _made(weights: Weights) -> Iterator[Progress]:
         yield from _plain(weights, weights.directory)
         return
     # The step between is as large as the model, so it lies beside the result and not where small files lie.
-    with tempfile.TemporaryDirectory(dir=weights.directory.parent, prefix=".step-") as folder:
-        step = Path(folder) / "model"
+    with partial_directory(weights.directory) as folder:
+        step = folder / "model"
         yield from _plain(weights, step)
         yield from _run("quantize", step, weights.directory, weights.quantize)
 
@@ -81,16 +79,14 @@ def _plain(weights: Weights, directory: Path) -> Iterator[Progress]:
 
 def _link(weights: Weights, directory: Path) -> None:
     """A folder in which every part has its name again. Nothing is copied."""
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        for name, blob in weights.parts.items():
-            place = partial / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.link(blob, place)
-        publish(partial, directory)
+        with partial_directory(directory) as partial:
+            for name, blob in weights.parts.items():
+                place = partial / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.link(blob, place)
+            publish(partial, directory)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise MakingFailed(f"the parts of the model cannot be put together: {error}") from error
 
 

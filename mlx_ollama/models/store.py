@@ -9,6 +9,7 @@ Weights that lie on this machine as an MLX directory are not copied in: a layer 
 
 import hashlib
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ from mlx_ollama.types import Message
 
 QUANTIZE = "quantize"
 """The member of a configuration that names the form which weights are brought into; ours."""
+
+FORGOTTEN_SECONDS = 24 * 3600.0
 
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
 
@@ -229,11 +232,20 @@ class Store:
             raise StoreError(f"cannot remove {name.display}: {error}") from error
 
     def sweep(self) -> None:
-        """Remove what writers that died have left half done."""
+        """Remove what writers that died have left half done, and blobs that nobody has named for a day.
+
+        The reference waits for an hour; here a command of its own may be fetching or converting what it will name.
+        """
         self.blobs.sweep()
+        sweep(self.converted)
         # A folder may hold nothing but what its first writer has left.
         for folder in self._manifests.glob("*/*/*/"):
             sweep(folder)
+        with suppress(OSError), self._alone():
+            manifests = self._manifests_of_all()
+            if manifests is not None:
+                used = frozenset[str]().union(*(manifest.digests for manifest in manifests))
+                self.blobs.remove_unused(used, before=time.time() - FORGOTTEN_SECONDS)
 
     def _alone(self) -> AbstractContextManager[object]:
         """A time in which nobody else writes: no blob goes while a manifest that needs it is on its way."""
@@ -265,16 +277,21 @@ class Store:
         """Remove the blobs of a manifest that is gone, and the directory made of them, if nobody else has them."""
         if former is None:
             return
-        others = [self._manifest(name) for name in self.names()]
-        if None in others:
-            # What cannot be read may need anything: nothing is removed.
+        others = self._manifests_of_all()
+        if others is None:
             return
         made = self._made_of(former)
-        if made is not None and made not in {self._made_of(other) for other in others if other}:
+        if made is not None and made not in {self._made_of(other) for other in others}:
             shutil.rmtree(made, ignore_errors=True)
-        used = frozenset[str]().union(*(other.digests for other in others if other))
+        used = frozenset[str]().union(*(other.digests for other in others))
         for digest in former.digests - used:
             self.blobs.remove(digest)
+
+    def _manifests_of_all(self) -> list[Manifest] | None:
+        """What all models need; None if one cannot be read, which may need anything."""
+        found = [self._manifest(name) for name in self.names()]
+        readable = [manifest for manifest in found if manifest]
+        return readable if len(readable) == len(found) else None
 
     def _made_of(self, manifest: Manifest) -> Path | None:
         """The directory in our own folder that holds its weights; None for weights that lie elsewhere."""

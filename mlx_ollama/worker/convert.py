@@ -3,20 +3,15 @@
 It tells of bytes of the GGUF file (`reports.py`), with the statuses reading, converting, writing and success.
 """
 
-import fcntl
-import glob
 import hashlib
-import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from mlx_ollama.models.files import publish
+from mlx_ollama.models.files import partial_directory, publish
 from mlx_ollama.worker.gguf_config import model_config
 from mlx_ollama.worker.gguf_families import family_of
 from mlx_ollama.worker.gguf_file import ConversionError, GgufFile, read_gguf
@@ -71,37 +66,6 @@ def check_destination(destination: Path, needed: int) -> None:
     free = shutil.disk_usage(destination.parent).free
     if free < needed:
         raise ConversionError(f"no room on disk: {needed} bytes are needed, {free} are free")
-
-
-@contextmanager
-def partial_directory(destination: Path) -> Iterator[Path]:
-    """A directory beside `destination` to fill and rename; what is left of it at the end is removed.
-
-    It is locked, so that the leavings of a process that was killed can be told from the work of one that lives.
-    """
-    _remove_abandoned(destination)
-    directory = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
-    directory.mkdir()
-    lock = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield directory
-    finally:
-        os.close(lock)
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _remove_abandoned(destination: Path) -> None:
-    for directory in destination.parent.glob(f".{glob.escape(destination.name)}.*.partial"):
-        lock = os.open(directory, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            shutil.rmtree(directory, ignore_errors=True)
-        finally:
-            os.close(lock)
 
 
 def _sha256(file: GgufFile, report: Report) -> str:

@@ -10,10 +10,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from mlx_ollama.models.files import publish
+from mlx_ollama.models.files import partial_directory, publish
 from mlx_ollama.models.making import FLOATS, QUANTIZED_BITS
 from mlx_ollama.worker.blas import preload_openblas
-from mlx_ollama.worker.convert import partial_directory
 from mlx_ollama.worker.gguf_file import ConversionError
 from mlx_ollama.worker.importing import import_mlx_lm
 from mlx_ollama.worker.reports import Report, reporting

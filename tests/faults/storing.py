@@ -47,7 +47,7 @@ def upload(server: Server, content: bytes) -> httpx.Response:
 
 
 def partials(home: Path) -> list[Path]:
-    return [*(home / "models").rglob(".partial*"), *(home / "converted").glob("*.partial")]
+    return [*(home / "models").rglob(".partial*"), *(home / "converted").glob(".partial-*")]
 
 
 def _cut(file: str) -> Callable[[Path], None]:

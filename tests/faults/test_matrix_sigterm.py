@@ -273,7 +273,7 @@ def test_what_happens_to_the_store(store: Groups, finding: Finding, group: str, 
     stored = {model["name"] for model in store.line.server.client.get("/api/tags").json()["models"]}
     for model in stored - {f"{damaged_name(damage)}:latest" for damage in DAMAGES}:
         assert store.line.server.post("/api/show", {"model": model}).status_code == 200
-    assert [path for path in (store.line.server.home / "converted").glob("*.partial") if path.is_dir()] == []
+    assert [path for path in (store.line.server.home / "converted").glob(".partial-*") if path.is_dir()] == []
 
 
 # The clock.

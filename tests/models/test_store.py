@@ -6,6 +6,8 @@ from pathlib import Path
 import orjson
 import pytest
 
+from mlx_ollama.models import store as store_module
+from mlx_ollama.models.files import partial_directory
 from mlx_ollama.models.manifest import (
     _OLLAMA_TYPE,
     DIRECTORY_TYPE,
@@ -142,6 +144,32 @@ def test_what_a_dead_writer_left_is_swept_where_there_is_no_model_yet(tmp_path: 
         left = store.manifest_path(ModelName.parse(name)).parent / ".partial-of-somebody-dead"
         left.parent.mkdir(exist_ok=True)
         left.touch()
-    store.sweep()
-    assert [path.name for path in tmp_path.rglob(".*")] == [".lock"]
+    (store.converted / ".partial-sha256-of-somebody-dead" / "model").mkdir(parents=True)
+    with partial_directory(store.converted / "alive") as filled:
+        store.sweep()
+        assert [path.name for path in tmp_path.rglob(".*")] == [".lock"]
+        assert [path.name for path in store.converted.iterdir()] == [filled.name]
+    assert not list(store.converted.iterdir())
     assert store.find(ModelName.parse("m"))
+
+
+def test_blobs_that_nobody_has_named_for_a_day_are_swept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write(ModelName.parse("m"), _recipe(template="t"))
+    digest, _ = store.blobs.put(b"of a model that was refused")
+    begun = store.blobs.path(f"{digest}-partial")
+    begun.touch()
+    store.sweep()
+    assert store.blobs.has(digest), "somebody may just be about to name it"
+    monkeypatch.setattr(store_module, "FORGOTTEN_SECONDS", -60.0)
+    broken = store.manifest_path(ModelName.parse("broken"))
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    store.sweep()
+    assert store.blobs.has(digest), "what cannot be read may need it"
+    broken.unlink()
+    store.sweep()
+    assert not store.blobs.has(digest)
+    assert begun.exists(), "a pull goes on with it"
+    found = store.find(ModelName.parse("m"))
+    assert found is not None
+    assert found.template == "t"

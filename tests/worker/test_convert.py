@@ -226,7 +226,7 @@ def test_a_kill_in_the_middle_leaves_no_destination(tmp_path: Path, kill: signal
         assert process.stdout is not None
         while b"converting" not in process.stdout.readline():
             pass
-        leavings = list(tmp_path.glob(".m.*.partial"))
+        leavings = list(tmp_path.glob(".partial-m-*"))
         assert len(leavings) == 1
         assert not destination.exists()
         os.kill(process.pid, kill)
@@ -258,7 +258,7 @@ def test_the_work_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
         # Held where it is, so that the other surely overtakes it.
         process.send_signal(signal.SIGSTOP)
         converted(source)
-        assert len(list(tmp_path.glob(".m.*.partial"))) == 1
+        assert len(list(tmp_path.glob(".partial-m-*"))) == 1
         process.send_signal(signal.SIGCONT)
         process.communicate()
     assert process.returncode == 1
