@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes, dequantize_model, load_model, load_tokenizer
 
 from mlx_ollama.worker import gemma2
+from mlx_ollama.worker.contained import GaveUp, contained
 
 Device = Literal["auto", "cpu", "gpu"]
 Classes = Callable[[dict[str, Any]], tuple[Any, Any]]
@@ -110,8 +111,9 @@ def _load_model(directory: Path, config: Mapping[str, Any], classes: Classes) ->
     if not isinstance(config.get("model_type"), str):
         raise LoadError("config.json names no model_type")
     try:
-        # lazily, so that a weight is widened as it is read, and its narrow form never held
-        model, loaded_config = load_model(directory, lazy=True, get_model_classes=classes)
+        with contained():
+            # lazily, so that a weight is widened as it is read, and its narrow form never held
+            model, loaded_config = load_model(directory, lazy=True, get_model_classes=classes)
         if mx.default_device() == mx.Device(mx.cpu):
             widen(model)
         for together in _groups(_parameters(model), TOGETHER_BYTES):
@@ -127,6 +129,8 @@ def _model_failure(directory: Path, config: Mapping[str, Any], error: Exception)
         if "vision_config" in config:
             return f"the model type {kind} needs a vision encoder, which is not supported: only text models are"
         return f"the model type {kind} is not supported"
+    if isinstance(error, GaveUp):
+        return f"the model type {kind} cannot be loaded: {error}"
     if isinstance(error, RuntimeError):
         return f"the weights in {directory} cannot be read: {_first_line(error)}"
     return f"the weights in {directory} do not make a {kind} model: {_first_line(error)}"

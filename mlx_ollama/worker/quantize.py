@@ -6,13 +6,15 @@ groups of 32 with 8 and 4 bits. Standard output is as with `mlx_ollama.worker.co
 
 import shutil
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mlx_ollama.models.files import partial_directory, publish
 from mlx_ollama.models.making import FLOATS, QUANTIZED_BITS
 from mlx_ollama.worker.blas import preload_openblas
+from mlx_ollama.worker.contained import contained
 from mlx_ollama.worker.gguf_file import ConversionError
 from mlx_ollama.worker.importing import import_mlx_lm
 from mlx_ollama.worker.reports import Report, reporting
@@ -26,26 +28,41 @@ def quantize(source: Path, destination: Path, form: str, report: Report) -> None
     Raises ConversionError for what the user must know, and OSError when the disk fails.
     """
     preload_openblas()
-    # Only now: OpenBLAS must come before the first import of mlx.
-    import_mlx_lm()
-    from mlx_lm.utils import load_model, quantize_model, save_config, save_model  # noqa: PLC0415 - see above
-
     total = sum(file.stat().st_size for file in source.glob("model*.safetensors"))
     report("quantizing", 0, total)
-    try:
-        model, config = load_model(source, lazy=True)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConversionError(f"the model cannot be read: {error}") from error
-    if config.get("quantization"):
-        raise ConversionError("quantization is only supported for F16, BF16 and F32 models")
-    with redirect_stdout(sys.stderr):
-        model, config = _in_form(model, config, form, quantize_model)
     with partial_directory(destination) as directory:
-        save_model(directory, model, donate_model=True)
-        save_config(config, config_path=directory / "config.json")
+        _write(source, directory, form)
         _copy_rest(source, directory)
         publish(directory, destination)
     report("quantizing", total, total)
+
+
+def _write(source: Path, directory: Path, form: str) -> None:
+    """The configuration and the weights, by mlx-lm."""
+    with _or_else("the model cannot be read"):
+        # Only now: OpenBLAS must come before the first import of mlx.
+        import_mlx_lm()
+        from mlx_lm.utils import load_model, quantize_model, save_config, save_model  # noqa: PLC0415 - see above
+
+        model, config = load_model(source, lazy=True)
+    if config.get("quantization"):
+        raise ConversionError("quantization is only supported for F16, BF16 and F32 models")
+    with _or_else(f"the model cannot be brought into the form {form}"):
+        model, config = _in_form(model, config, form, quantize_model)
+        save_model(directory, model, donate_model=True)
+        save_config(config, config_path=directory / "config.json")
+
+
+@contextmanager
+def _or_else(failure: str) -> Iterator[None]:
+    """Around calls of mlx-lm. What the disk will not do is left as it is."""
+    try:
+        with contained():
+            yield
+    except OSError:
+        raise
+    except Exception as error:  # mlx-lm runs a module per architecture, and each fails in its own way
+        raise ConversionError(f"{failure}: {error or type(error).__name__}") from error
 
 
 def _in_form(model: Any, config: dict[str, Any], form: str, quantize_model: Any) -> tuple[Any, dict[str, Any]]:

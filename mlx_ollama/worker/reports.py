@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from mlx_ollama.telling import reason, tell
+from mlx_ollama.worker.contained import Stopped
 from mlx_ollama.worker.gguf_file import ConversionError
 
 Report = Callable[[str, int, int], None]
@@ -35,7 +36,7 @@ def fail(why: str) -> int:
 def _stop(_number: int, _frame: FrameType | None) -> None:
     """An exception, so that the partial directory is removed on the way out, which no second signal cuts short."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise SystemExit(128 + signal.SIGTERM)
+    raise Stopped(128 + signal.SIGTERM)
 
 
 def _print_progress(status: str, completed: int, total: int) -> None:

@@ -180,6 +180,15 @@ def test_model_types_are_refused_by_name(directory: Path) -> None:
     )
 
 
+def test_a_library_that_would_end_the_process_gives_a_reason(directory: Path) -> None:
+    """mlx-lm does so for a model whose own package is missing."""
+    edit(directory / "config.json", model_type="olmo")
+    assert reason(directory) == (
+        "the model type olmo cannot be loaded: mlx-lm gave up (exit status 1): "
+        "To run olmo install ai2-olmo: pip install ai2-olmo"
+    )
+
+
 def test_code_of_the_model_is_not_run(directory: Path) -> None:
     (directory / "evil.py").write_text("raise SystemExit('ran')")
     edit(directory / "config.json", model_file="evil.py")
