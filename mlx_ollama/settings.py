@@ -292,7 +292,8 @@ def _file(flags: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[Pat
         return None, {}, named_by
     try:
         return path, tomllib.loads(path.read_text()), named_by
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # Not TOML, not UTF-8, or a number with thousands of digits.
+    except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read the configuration {path}: {error}") from error
 
 
@@ -319,7 +320,7 @@ def _pick(
 def _parse(setting: Field[Any], value: Any, source: str) -> Any:
     try:
         return policies(value) if setting.name == "policies" else as_type_of(setting.default, value)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         told = "what it holds" if setting.metadata["secret"] else repr(value)
         raise SettingsError(f"{source}: {told} is no good for {setting.name}: {error}") from error
 

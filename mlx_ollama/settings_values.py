@@ -1,6 +1,7 @@
 """How single values of settings are read and shown."""
 
 import math
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -51,29 +52,39 @@ def as_type_of(default: Any, value: Any) -> Any:
 
     Raises:
         ValueError: if it is none.
+        OverflowError: if it is a number that is too large to be one.
     """
     if isinstance(default, bool):
         return truth(value)
     if isinstance(value, bool):
         raise ValueError("not true or false")  # noqa: TRY004 - one error for every bad value
     if isinstance(default, tuple):
-        words = isinstance(default, Words)
-        split = shlex.split if words else lambda text: text.split(",")
-        parts = split(value) if isinstance(value, str) else value
-        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-            raise ValueError("not a list of strings")
-        if words:
-            return Words(parts)
-        return tuple(part.strip() for part in parts if part.strip())
-    if isinstance(default, Path):
-        return Path(value)
+        return _list_of(type(default), value)
+    if isinstance(default, int | float):
+        return _number_like(default, value)
+    # A setting that is a path is one from a program, too.
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError("not a string")  # noqa: TRY004 - as above
+    return Path(value) if isinstance(default, Path) else str(value)
+
+
+def _number_like(default: float, value: Any) -> float:
+    if not isinstance(value, str | int | float):
+        raise ValueError("not a number")  # noqa: TRY004 - as above
     if isinstance(default, int):
+        if isinstance(value, float) and not value.is_integer():
+            raise ValueError("not a whole number")
         return int(value)
-    if isinstance(default, Percent):
-        return Percent(value)
-    if isinstance(default, float):
-        return seconds_of(value)
-    return str(value)
+    return Percent(value) if isinstance(default, Percent) else seconds_of(value)
+
+
+def _list_of(kind: type[tuple[str, ...]], value: Any) -> tuple[str, ...]:
+    words = issubclass(kind, Words)
+    split = shlex.split if words else lambda text: text.split(",")
+    parts = split(value) if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("not a list of strings")
+    return Words(parts) if words else tuple(part.strip() for part in parts if part.strip())
 
 
 def show(value: Any) -> str:

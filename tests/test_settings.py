@@ -113,6 +113,54 @@ def test_bad_values_are_refused_by_name(environment: dict[str, str], words: str)
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("max_concurrent = [5]", "[5] is no good for max_concurrent: not a number"),
+        ("max_concurrent = 5.7", "5.7 is no good for max_concurrent: not a whole number"),
+        ("max_concurrent = 2024-01-01", "datetime.date(2024, 1, 1) is no good for max_concurrent: not a number"),
+        ("max_body = inf", "inf is no good for max_body: not a whole number"),
+        ("max_body = nan", "nan is no good for max_body: not a whole number"),
+        ("timeout = [1]", "[1] is no good for timeout: not a number"),
+        (f"timeout = 1{'0' * 400}", "is no good for timeout: int too large"),
+        ("memory_warning = [1]", "[1] is no good for memory_warning: not a number"),
+        ("memory_warning = {at = 1}", "{'at': 1} is no good for memory_warning: not a number"),
+        ("home = 5", "5 is no good for home: not a string"),
+        ('host = ["a"]', "['a'] is no good for host: not a string"),
+        ("origins = 5", "5 is no good for origins: not a list of strings"),
+        ('strict = ["on"]', "['on'] is no good for strict: neither true nor false"),
+    ],
+)
+def test_a_wrong_type_in_the_file_is_refused_by_name(tmp_path: Path, line: str, words: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(line)
+    with pytest.raises(SettingsError) as caught:
+        load({"config": str(file)}, {})
+    assert str(caught.value).startswith(f"{file}: ")
+    assert words in str(caught.value)
+
+
+def test_a_wrong_type_ends_the_command_as_bad_usage(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("home = 5\n")
+    refused = run_cli("config", "--config", str(file))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == f"Error: {file}: 5 is no good for home: not a string\n"
+
+
+def test_a_number_that_nobody_can_read_is_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(f"port = 1{'0' * 5000}\n")
+    with pytest.raises(SettingsError, match="cannot read the configuration"):
+        load({"home": str(tmp_path)}, {})
+
+
+def test_a_whole_number_may_be_written_with_a_point(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("max_concurrent = 5.0\nmax_body = 1e6\ntimeout = 1\n")
+    settings = load({"home": str(tmp_path)}, {}).settings
+    assert (settings.max_concurrent, settings.max_body, settings.timeout) == (5, 1_000_000, 1.0)
+    assert isinstance(settings.max_body, int)
+
+
 def test_unknown_settings_warn(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("prot = 1\n")
     loaded = load({"home": str(tmp_path)}, {"MLX_API_PROT": "1"})
