@@ -251,7 +251,7 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
             value, source = PROFILES[profile][setting.name], f"profile {profile}"
         else:
             value = setting.default
-        origins[setting.name] = Origin(value.expanduser() if isinstance(value, Path) else value, source)
+        origins[setting.name] = Origin(_placed(value, source) if isinstance(value, Path) else value, source)
     settings = Settings(**{name: origin.value for name, origin in origins.items()})
     _check(settings, origins)
     return Loaded(settings, origins, _strangers(environment, table, file), file, named_by)
@@ -286,8 +286,7 @@ def _file(flags: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[Pat
     """The file that was read if there is one, what it holds, and who named it."""
     named = flags.get("config") or environment.get(PREFIX + "CONFIG")
     named_by = "default" if not named else "--config" if flags.get("config") else PREFIX + "CONFIG"
-    home = flags.get("home") or environment.get(PREFIX + "HOME") or Settings.home
-    path = Path(named or Path(home) / "config.toml").expanduser()
+    path = _placed(Path(named), named_by) if named else _home(flags, environment) / "config.toml"
     if not named and not path.is_file():
         return None, {}, named_by
     try:
@@ -295,6 +294,12 @@ def _file(flags: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[Pat
     # Not TOML, not UTF-8, or a number with thousands of digits.
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read the configuration {path}: {error}") from error
+
+
+def _home(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Path:
+    """The home folder before the file has its say."""
+    home, source = _pick(Settings.__dataclass_fields__["home"], flags, environment, {}, None)
+    return _placed(Path(home or Settings.home), source)
 
 
 def _pick(
@@ -323,6 +328,14 @@ def _parse(setting: Field[Any], value: Any, source: str) -> Any:
     except (ValueError, OverflowError) as error:
         told = "what it holds" if setting.metadata["secret"] else repr(value)
         raise SettingsError(f"{source}: {told} is no good for {setting.name}: {error}") from error
+
+
+def _placed(path: Path, source: str) -> Path:
+    """The same place from every folder: the store remembers paths below it, and is read from others."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise SettingsError(f"{source}: {str(path)!r}: there is no such user") from error
 
 
 def _check(settings: Settings, origins: Mapping[str, Origin]) -> None:

@@ -173,6 +173,20 @@ def test_create_from_a_gguf_file(cli: Cli, home: Path, tmp_path: Path) -> None:
     assert "    quantization        Q8_0\n" in cli.ok("show", "small")
 
 
+def test_a_home_named_from_one_folder_is_the_same_from_another(cli: Cli, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf", TinyLlama(layers=1))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    cli.monkeypatch.chdir(tmp_path)
+    cli.ok("import", "made", "tiny.gguf", "--home", "relative")
+    cli.monkeypatch.chdir(elsewhere)
+    there = ("--home", str(tmp_path / "relative"))
+    assert "    quantization        F16\n" in cli.ok("show", "made", *there)
+    cli.ok("rm", "made", *there)
+    left = [path for path in (tmp_path / "relative" / "converted").iterdir() if path.is_dir()]
+    assert left == []
+
+
 def test_a_terminal_sees_how_far_a_conversion_is(tmp_path: Path) -> None:
     (tmp_path / "Modelfile").write_text(f"FROM {write_gguf(tmp_path / 'tiny.gguf', TinyLlama())}")
     made = ("create", "made", "-f", str(tmp_path / "Modelfile"), "--home", str(tmp_path / "home"))

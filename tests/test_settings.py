@@ -161,6 +161,31 @@ def test_a_whole_number_may_be_written_with_a_point(tmp_path: Path) -> None:
     assert isinstance(settings.max_body, int)
 
 
+def test_a_path_is_absolute_whoever_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "ann"))
+    file = tmp_path / "other.toml"
+    file.write_text('home = "here"\nollama_models = "~/theirs"\n')
+    for loaded in (load({"home": "here"}, {}), load({}, {"MLX_API_HOME": "here"}), load({"config": "other.toml"}, {})):
+        assert loaded.settings.home == loaded.origins["home"].value == tmp_path / "here"
+    assert (loaded.settings.ollama_models, loaded.file) == (tmp_path / "ann/theirs", file)
+    unset = load({}, {"MLX_API_HOME": " "})
+    assert (unset.settings.home, unset.origins["home"].source) == (tmp_path / "ann/.mlx-ollama", "default")
+    assert (unset.settings.ollama_models, unset.file) == (tmp_path / "ann/.ollama/models", None)
+
+
+def test_a_link_on_the_way_home_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "home").symlink_to("disk")
+    assert load({"home": str(tmp_path / "home")}, {}).settings.home == tmp_path / "home"
+
+
+@pytest.mark.parametrize("variable", ["MLX_API_HOME", "MLX_API_CONFIG", "OLLAMA_MODELS"])
+def test_the_home_of_somebody_who_is_not_here_is_refused(variable: str) -> None:
+    with pytest.raises(SettingsError, match=f"{variable}: '~nobody-of-that-name/x'"):
+        load({}, {variable: "~nobody-of-that-name/x"})
+
+
 def test_unknown_settings_warn(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("prot = 1\n")
     loaded = load({"home": str(tmp_path)}, {"MLX_API_PROT": "1"})

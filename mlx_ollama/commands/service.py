@@ -77,8 +77,8 @@ def _install(arguments: argparse.Namespace, loaded: Loaded) -> int:
 def _places(loaded: Loaded) -> list[str]:
     """Where home and settings are, if the environment says so: that much of it the service is told."""
     home, file = loaded.settings.home, loaded.file
-    places = [f"--home={home.absolute()}"] if loaded.origins["home"].source != "default" else []
-    return places + ([f"--config={file.absolute()}"] if file and file != home / "config.toml" else [])
+    places = [f"--home={home}"] if loaded.origins["home"].source != "default" else []
+    return places + ([f"--config={file}"] if file and file != home / "config.toml" else [])
 
 
 def _told(status: int) -> int:
