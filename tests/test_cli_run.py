@@ -223,6 +223,20 @@ def test_a_conversation(talk: Terminal, server: Server) -> None:
     assert talk.ended() == 0
 
 
+def test_what_others_wrote_cannot_steer_the_terminal_of_a_conversation(talk: Terminal, server: Server) -> None:
+    rude = "\x1b]0;stolen\x07b\x9b1Ae"
+    said = [{"role": "user", "content": rude}, {"role": "assistant", "content": f"{rude}\twell"}]
+    texts = {"messages": said, "system": rude, "license": rude, "template": f"{rude}{{{{ .Prompt }}}}"}
+    server.post("/api/create", {"model": "rude", "from": "parrot", "stream": False, **texts})
+    plain = "]0;stolenb1Ae"
+    assert f">>> {plain}\n{plain}\twell\n\n" in talk.line("/load rude", until="well\n\n>>> ")
+    for part in ("info", "license", "modelfile", "system", "template"):
+        assert plain in talk.line(f"/show {part}")
+    talk.line(f"/load {'no' * 3}")
+    assert "\x1b]" not in talk.seen
+    assert "\x9b" not in talk.seen
+
+
 def test_a_kept_conversation_goes_on(talk: Terminal, server: Server) -> None:
     messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "well"}]
     server.post("/api/create", {"model": "going", "from": "parrot", "messages": messages, "stream": False})

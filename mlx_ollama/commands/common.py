@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, TypeAlias
 
+from mlx_ollama.console.harmless import harmless
 from mlx_ollama.library import Library, library_of
 from mlx_ollama.models.store import StoredModel
 from mlx_ollama.settings import Loaded, Settings
@@ -48,9 +49,9 @@ def registered(model: StoredModel) -> int:
 
 
 def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {harmless(message, sys.stderr)}", file=sys.stderr)
 
 
 def complain(message: str, *, status: int = 1) -> int:
-    print(f"Error: {message}", file=sys.stderr)
+    print(f"Error: {harmless(message, sys.stderr)}", file=sys.stderr)
     return status

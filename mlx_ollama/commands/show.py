@@ -7,6 +7,7 @@ import orjson
 
 from mlx_ollama.commands.common import Commands, library
 from mlx_ollama.console.describe import model_text
+from mlx_ollama.console.harmless import harmless
 from mlx_ollama.dialects.ollama import encode_show
 from mlx_ollama.settings import Loaded
 from mlx_ollama.types import Show
@@ -35,7 +36,8 @@ def _show(arguments: argparse.Namespace, loaded: Loaded) -> int:
     shown = orjson.loads(encode_show(library(loaded).show(call)))
     if arguments.part:
         text = str(shown.get(arguments.part, ""))
-        sys.stdout.write(text if text.endswith("\n") or not text else f"{text}\n")
+        text = text if text.endswith("\n") or not text else f"{text}\n"
     else:
-        sys.stdout.write(model_text(shown, verbose=arguments.verbose))
+        text = model_text(shown, verbose=arguments.verbose)
+    sys.stdout.write(harmless(text, sys.stdout))
     return 0

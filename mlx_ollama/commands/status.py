@@ -5,6 +5,7 @@ import sys
 import time
 
 from mlx_ollama.commands.common import Commands, add_server, complain
+from mlx_ollama.console.harmless import harmless
 from mlx_ollama.models.names import ModelName
 from mlx_ollama.settings import Loaded, Settings
 
@@ -57,5 +58,5 @@ def _once(settings: Settings, model: str | None, *, clear: str) -> int:
         found = report(settings, model)
     except Unreachable as error:
         return complain(str(error))
-    print(f"{clear}{found.text}")
+    print(f"{clear}{harmless(found.text, sys.stdout)}")
     return 0 if found.is_healthy else 1

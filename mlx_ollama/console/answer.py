@@ -1,14 +1,13 @@
 """An answer on its way to the screen: thinking set apart, words kept whole, figures at the end."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from mlx_ollama.console.harmless import harmless
 from mlx_ollama.console.human import duration
 from mlx_ollama.console.wordwrap import WordWrap
 
 _GREY, _BOLD, _PLAIN = "\x1b[38;5;245m", "\x1b[1m", "\x1b[0m"
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _NS = 1_000_000_000
 
 
@@ -26,7 +25,7 @@ class AnswerWriter:
 
     def think(self, text: str) -> None:
         """A piece of what the model tells itself."""
-        text = self._harmless(text)
+        text = harmless(text, self._stream)
         if not text or self._hide_thinking:
             return
         if not self._thinking:
@@ -37,7 +36,7 @@ class AnswerWriter:
 
     def say(self, text: str) -> None:
         """A piece of what the user reads."""
-        text = self._harmless(text)
+        text = harmless(text, self._stream)
         if not text:
             return
         self._end_thinking()
@@ -66,10 +65,6 @@ class AnswerWriter:
 
     def _wrapped(self, text: str) -> str:
         return self._wrap.feed(text) if self._wrap else text
-
-    def _harmless(self, text: str) -> str:
-        """On a terminal without control characters: what a model writes must not move cursors or set titles."""
-        return _CONTROL.sub("", text) if self._coloured else text
 
     def _dressed(self, codes: str, text: str) -> str:
         return f"{self._mark(codes)}{text}{self._mark(_PLAIN)}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_ollama.console.answer import AnswerWriter, timings
 from mlx_ollama.console.client import Client
+from mlx_ollama.console.harmless import harmless
 from mlx_ollama.console.progress import spinner
 from mlx_ollama.errors import MlxOllamaError
 
@@ -61,9 +62,8 @@ class Conversation:
                 self.client.post("/api/generate", request)
         self.model, self.shown, self.messages = model, shown, []
         for message in shown.get("messages", ()):
-            sys.stdout.write(
-                {"user": ">>> {}\n", "assistant": "{}\n\n"}.get(message["role"], "").format(message["content"])
-            )
+            said = harmless(message["content"], sys.stdout)
+            sys.stdout.write({"user": ">>> {}\n", "assistant": "{}\n\n"}.get(message["role"], "").format(said))
 
     def ask(self, text: str) -> None:
         """Send a message and show the answer. Ctrl-C ends it; what came of it until then is remembered.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self, TextIO
 
+from mlx_ollama.console.harmless import harmless
 from mlx_ollama.console.human import size, time_left
 
 _REDRAW_SECONDS = 0.1
@@ -32,6 +33,7 @@ class Progress:
 
     def tell(self, status: str, completed: int = 0, total: int = 0) -> None:
         """A step, and how many of its bytes are done; `total` 0 where that means nothing."""
+        status = harmless(status, self._stream)
         if status != self._status:
             self._begin(status)
         self._rate.note(completed)

@@ -7,6 +7,7 @@ from typing import Any
 from mlx_ollama.console.client import NOT_FOUND, NoServer, Refused
 from mlx_ollama.console.conversation import Conversation
 from mlx_ollama.console.describe import model_text, models_table
+from mlx_ollama.console.harmless import harmless
 from mlx_ollama.console.lines import LineReader, without_quotes
 from mlx_ollama.dialects.gotypes import THINK_LEVELS
 from mlx_ollama.errors import InvalidRequest
@@ -97,7 +98,7 @@ class SlashCommands:
 
     def _list(self, rest: str) -> None:
         models = self._conversation.client.get("/api/tags").get("models", [])
-        sys.stdout.write(models_table(models, rest, time.time()))
+        _write(models_table(models, rest, time.time()))
 
     def _clear(self, rest: str) -> None:
         self._conversation.messages.clear()
@@ -130,7 +131,7 @@ class SlashCommands:
             return
         shown = self._conversation.show()
         if what == "info":
-            sys.stdout.write(model_text(shown, verbose=False))
+            _write(model_text(shown, verbose=False))
         elif what == "modelfile":
             _say(str(shown.get("modelfile", "")))
         elif what == "parameters":
@@ -216,4 +217,8 @@ def _plain(value: Any) -> str:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+    _write(f"{text}\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(harmless(text, sys.stdout))

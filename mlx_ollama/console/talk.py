@@ -4,6 +4,7 @@ import sys
 
 from mlx_ollama.console.client import NoServer, Refused
 from mlx_ollama.console.conversation import Conversation
+from mlx_ollama.console.harmless import harmless
 from mlx_ollama.console.lines import Interrupted, LineReader, without_quotes
 from mlx_ollama.console.slash import SlashCommands
 
@@ -32,4 +33,4 @@ def _answer(conversation: Conversation, text: str) -> None:
     try:
         conversation.ask(text)
     except (NoServer, Refused) as error:
-        sys.stderr.write(f"Error: {error}\n")
+        sys.stderr.write(f"Error: {harmless(str(error), sys.stderr)}\n")

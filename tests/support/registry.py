@@ -14,7 +14,8 @@ TEMPLATE = b"{{ .Prompt }}"
 
 
 class LocalRegistry(Loopback):
-    """Serves one model, `ns/m`; `ns/none`, `ns/err`, `ns/badjson`, `ns/unauth` fail in the ways of the recordings.
+    """Serves one model, `ns/m`; `ns/none`, `ns/err`, `ns/badjson`, `ns/unauth` fail in the ways of the recordings, and
+    `ns/rude` in one that a terminal obeys.
 
     `breaks` are byte counts after which the first downloads of a blob break off, or stop there for good if `stalls`;
     `redirects` sends them to another host, which speaks of no ranges if not `resumes`. `statuses` answers the first
@@ -102,6 +103,8 @@ class LocalRegistry(Loopback):
                 return 404, b""
             case "ns/err":
                 return 500, b"boom"
+            case "ns/rude":
+                return 500, b"\x1b]0;stolen\x07boom"
             case "ns/badjson":
                 return 200, b"{nope"
             case "ns/unauth":
