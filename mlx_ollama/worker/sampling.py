@@ -43,13 +43,15 @@ class Choice:
         if self.is_greedy:
             return mx.argmax(logits, axis=-1)
         ids, chosen = likeliest(logits, self.top_k)
+        # A sum of many small probabilities stands still in half precision.
+        chosen = chosen.astype(mx.float32)
         if self.typical_p < 1:
             chosen = _typical(chosen, self.typical_p)
         if self.top_p < 1:
             chosen = _within_top_p(chosen, self.top_p)
         if self.min_p > 0:
             chosen = _above_min_p(chosen, self.min_p)
-        drawn = _draw(chosen.astype(mx.float32) / self.temperature, keys)
+        drawn = _draw(chosen / self.temperature, keys)
         return mx.take_along_axis(ids, drawn[:, None], axis=-1).squeeze(-1)
 
 
@@ -176,5 +178,6 @@ def _within_top_p(chosen: mx.array, top_p: float) -> mx.array:
 
 
 def _above_min_p(chosen: mx.array, min_p: float) -> mx.array:
-    """Keep tokens at least `min_p` times as likely as the likeliest, which comes first."""
-    return mx.where(chosen >= chosen[..., :1] + mx.log(mx.array(min(min_p, 1.0))), chosen, -mx.inf)
+    """Keep tokens at least `min_p` times as likely as the likeliest of those left."""
+    likeliest_left = mx.max(chosen, axis=-1, keepdims=True)
+    return mx.where(chosen >= likeliest_left + mx.log(mx.array(min(min_p, 1.0))), chosen, -mx.inf)

@@ -36,7 +36,7 @@ def _frequencies(sampling: Sampling) -> Any:
         ({"min_p": 0.3}, [0.4 / 0.85, 0.3 / 0.85, 0.15 / 0.85, 0, 0]),
         ({"min_p": 5.0}, [1, 0, 0, 0, 0]),
         ({"temperature": 0.5}, [0.16 / 0.285, 0.09 / 0.285, 0.0225 / 0.285, 0.01 / 0.285, 0.0025 / 0.285]),
-        # The expected surprise is 1.39: those of 0.3 (1.20), 0.15 (1.90) and 0.4 (0.92) are nearest, in this order.
+        # The expected surprise is 1.39: those of 0.3 (1.20), 0.4 (0.92) and 0.15 (1.90) are nearest, in this order.
         ({"typical_p": 0.2}, [0, 1, 0, 0, 0]),
         ({"typical_p": 0.5}, [4 / 7, 3 / 7, 0, 0, 0]),
         ({"typical_p": 0.0}, [0, 1, 0, 0, 0]),
@@ -61,6 +61,29 @@ def test_a_row_is_sampled_as_if_it_were_alone() -> None:
     for _ in range(20):
         tokens = np.array(sample(together, logits)).tolist()
         assert tokens == [int(np.array(sample([sampler], logits[at : at + 1]))[0]) for at, sampler in enumerate(alone)]
+
+
+@pytest.mark.parametrize(("min_p", "expected"), [(0.0, {1, 2}), (0.7, {1, 2}), (0.8, {1})])
+def test_min_p_looks_at_what_typical_has_left(min_p: float, expected: set[int]) -> None:
+    """The expected surprise is 1.66: those of 0.2 (1.61) and 0.15 (1.90) are nearest, and the likeliest is out."""
+    choice = Choice(temperature=1.0, top_k=0, typical_p=0.3, min_p=min_p)
+    logits = mx.broadcast_to(mx.log(mx.array([0.35, 0.2, 0.15, 0.1, 0.1, 0.1])), (100, 6))
+    assert set(np.array(choice(logits, range(100))).tolist()) == expected
+
+
+@pytest.mark.parametrize("kind", [mx.bfloat16, mx.float16])
+@pytest.mark.parametrize(
+    "changes", [{"top_p": 0.9}, {"top_k": 64, "top_p": 0.5}, {"typical_p": 0.9}, {"min_p": 0.2}, {"top_p": 0.99}]
+)
+def test_narrow_logits_are_cut_where_wide_ones_are(kind: mx.Dtype, changes: dict[str, Any]) -> None:
+    """Sums of many small numbers stand still in half precision, and would leave in what is to be cut off."""
+    narrow = mx.random.permutation(mx.linspace(-1, 1, 3000), key=mx.random.key(5))[None].astype(kind)
+    rows = mx.broadcast_to(narrow, (100, narrow.shape[-1]))
+
+    def drawn(logits: mx.array) -> Any:
+        return np.array(sample([make_sampler(_sampling(seed=seed, **changes)) for seed in range(100)], logits))
+
+    assert np.array_equal(drawn(rows), drawn(rows.astype(mx.float32)))
 
 
 def test_the_key_depends_on_seed_and_position_alone() -> None:
