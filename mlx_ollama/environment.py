@@ -18,7 +18,16 @@ def of_workers() -> dict[str, str]:
 
 
 def hub_cache() -> Path:
-    """Where the hub's own library keeps what it has fetched, by the variables that it reads."""
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("HF_HOME") or f"{caches}/huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+    """Where the hub's own library keeps what it has fetched, by the variables that it reads.
+
+    As there, a variable that is set to nothing is set.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = _expanded(os.environ.get("HF_HOME", str(Path(caches, "huggingface"))))
+    former = os.environ.get("HUGGINGFACE_HUB_CACHE", str(Path(home, "hub")))
+    return Path(_expanded(os.environ.get("HF_HUB_CACHE", former))).absolute()
+
+
+def _expanded(path: str) -> str:
+    # `Path.expanduser` raises for a user who is not there, where the library takes the name as it is.
+    return os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111 - see above

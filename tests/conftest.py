@@ -28,7 +28,7 @@ preload_openblas()
 # Of the many clients that speak with servers on loopback, the first one reads the world's certificates for all.
 httpx_transports.create_ssl_context = functools.cache(httpx_transports.create_ssl_context)  # type: ignore[attr-defined]
 
-for _name in [name for name in os.environ if name.startswith(("MLX_API_", "OLLAMA_", "HF_"))]:
+for _name in [name for name in os.environ if name.startswith(("MLX_API_", "OLLAMA_", "HF_", "HUGGINGFACE_"))]:
     del os.environ[_name]
 
 for _signal in (signal.SIGHUP, signal.SIGINT):

@@ -33,7 +33,7 @@ UNTROUBLED = {f"MLX_API_MEMORY_{level}": "100" for level in ("WARNING", "CRITICA
 
 def clean_environment() -> dict[str, str]:
     # Without byte code every process would compile the package anew.
-    foreign = ("MLX_API_", "OLLAMA_", "HF_", "PYTEST_", "COV_", "PYTHONDONTWRITEBYTECODE")
+    foreign = ("MLX_API_", "OLLAMA_", "HF_", "HUGGINGFACE_", "PYTEST_", "COV_", "PYTHONDONTWRITEBYTECODE")
     return {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
 
 
