@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mlx_ollama.autostart.launchd import LABEL, Launchd, property_list
+from mlx_ollama.autostart.launchd import LABEL, NOT_LOADED, POLL_SECONDS, Launchd, property_list
 from mlx_ollama.autostart.plan import Plan
 from mlx_ollama.autostart.systemd import quoted, unit_text
 from mlx_ollama.settings import Settings
@@ -94,10 +94,15 @@ def _verified(unit: Path) -> str:
 
 
 class Machine:
-    """A home folder, and a PATH on which the platform's command only notes how it was called."""
+    """A home folder, and a PATH on which the platform's command only notes how it was called.
+
+    It ends with `status`, or, where `will_end` says so for its next calls with a word, as that tells.
+    """
 
     def __init__(self, folder: Path, *commands: str, status: int = 0) -> None:
         self.home, self.bin, self.notes = folder / "home", folder / "bin", folder / "notes"
+        self._endings = folder / "endings"
+        self.will_end()
         self.home.mkdir()
         self.bin.mkdir()
         for name in commands:
@@ -105,12 +110,18 @@ class Machine:
             code = (
                 "import json, sys\n"
                 f"open({str(self.notes)!r}, 'a').write(json.dumps([{name!r}, *sys.argv[1:]]) + '\\n')\n"
-                f"sys.exit({status})\n"
+                f"endings = json.load(open({str(self._endings)!r}))\n"
+                f"status = (endings.get(sys.argv[1]) or [{status}]).pop(0)\n"
+                f"json.dump(endings, open({str(self._endings)!r}, 'w'))\n"
+                "sys.exit(status)\n"
             )
             # The kernel would take the first line of a script to end at a space in the path of Python.
             program.write_text(f'#!/bin/sh\nexec {shlex.join((sys.executable, "-c", code))} "$@"\n')
             program.chmod(0o755)
         self.env = {"HOME": str(self.home), "PATH": f"{self.bin}:{os.environ['PATH']}"}
+
+    def will_end(self, **statuses: Sequence[int]) -> None:
+        self._endings.write_text(json.dumps(statuses))
 
     def calls(self) -> list[Sequence[str]]:
         if not self.notes.exists():
@@ -184,31 +195,72 @@ def test_settings_that_cannot_be_used_are_not_installed(tmp_path: Path) -> None:
     assert not (machine.home / ".config").exists()
 
 
-def test_launchd_from_install_to_uninstall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine(tmp_path, "launchctl", "tail")
     monkeypatch.setenv("PATH", machine.env["PATH"])
-    launchd = Launchd(machine.home)
-    domain = f"gui/{os.getuid()}"
-    target = f"{domain}/{LABEL}"
-    log = machine.home / "Library/Logs/mlx-ollama/mlx-ollama.log"
+    return machine
+
+
+GONE = 113
+"""What `launchctl print` returns for a service that is not there."""
+
+DOMAIN = f"gui/{os.getuid()}"
+TARGET = f"{DOMAIN}/{LABEL}"
+
+
+def test_launchd_from_install_to_uninstall(mac: Machine) -> None:
+    launchd = Launchd(mac.home)
+    log = mac.home / "Library/Logs/mlx-ollama/mlx-ollama.log"
     assert launchd.flags() == (f"--log-file={log}",)
-    launchd.write(Plan.of(sys.executable, launchd.flags(), Settings()))
+    plan = Plan.of(sys.executable, launchd.flags(), Settings())
+    launchd.write(plan)
     assert log.parent.is_dir()
     assert stat.S_IMODE(launchd.path.stat().st_mode) == 0o600
-    assert launchd.path == machine.home / "Library/LaunchAgents/local.mlx-ollama.plist"
-    assert launchd.install() == 0
-    assert machine.calls() == [
-        ["launchctl", "bootout", target],
-        ["launchctl", "enable", target],
-        ["launchctl", "bootstrap", domain, str(launchd.path)],
+    assert launchd.path == mac.home / "Library/LaunchAgents/local.mlx-ollama.plist"
+    mac.will_end(bootout=[NOT_LOADED], print=[GONE])
+    assert launchd.install(plan) == 0
+    assert mac.calls() == [
+        ["launchctl", "bootout", TARGET],
+        ["launchctl", "print", TARGET],
+        ["launchctl", "enable", TARGET],
+        ["launchctl", "bootstrap", DOMAIN, str(launchd.path)],
     ]
     assert [launchd.start(), launchd.stop(), launchd.status(), launchd.logs(follow=True)] == [0] * 4
-    assert machine.calls() == [
-        ["launchctl", "kickstart", target],
-        ["launchctl", "kill", "SIGTERM", target],
-        ["launchctl", "print", target],
+    assert mac.calls() == [
+        ["launchctl", "kickstart", TARGET],
+        ["launchctl", "kill", "SIGTERM", TARGET],
+        ["launchctl", "print", TARGET],
         ["tail", "-n", "200", "-F", str(log.with_name("output.log")), str(log)],
     ]
     assert launchd.uninstall() == 0
-    assert machine.calls() == [["launchctl", "bootout", target]]
+    assert mac.calls() == [["launchctl", "bootout", TARGET]]
     assert not launchd.path.exists()
+
+
+class Clock:
+    """Nobody waits."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize("status", [0, 36], ids=["told that it ends", "told that it goes on ending"])
+def test_launchd_is_given_the_new_list_when_the_old_service_has_ended(mac: Machine, status: int) -> None:
+    clock = Clock()
+    mac.will_end(bootout=[status], print=[0, 0, 0, GONE])
+    assert Launchd(mac.home, lambda: clock.now, clock.sleep).install(_plan()) == 0
+    called = [words[1] for words in mac.calls()]
+    assert called == ["bootout", "print", "print", "print", "print", "enable", "bootstrap"]
+    assert clock.now == 100 + 3 * POLL_SECONDS
+
+
+def test_launchd_is_waited_for_no_longer_than_a_service_may_take_to_end(mac: Machine) -> None:
+    clock = Clock()
+    mac.will_end(bootstrap=[5])
+    plan = Plan(COMMAND, stop_seconds=3)
+    assert Launchd(mac.home, lambda: clock.now, clock.sleep).install(plan) == 5
+    assert clock.now == 103

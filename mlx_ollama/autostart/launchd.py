@@ -2,7 +2,8 @@
 
 import os
 import plistlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlx_ollama.autostart.effects import run, write_private
@@ -11,6 +12,9 @@ from mlx_ollama.autostart.plan import NAME, OPEN_FILES, Plan
 LABEL = f"local.{NAME}"
 NOT_LOADED = 3
 """What `launchctl bootout` returns for a service that is not there: ESRCH."""
+
+POLL_SECONDS = 0.5
+"""How often launchd is asked whether a service that is to end is still there."""
 
 
 def property_list(plan: Plan, output: Path) -> bytes:
@@ -42,7 +46,10 @@ class Launchd:
     tool = "launchctl"
     advice = "It starts whenever you log in."
 
-    def __init__(self, home: Path) -> None:
+    def __init__(
+        self, home: Path, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._clock, self._sleep = clock, sleep
         self.path = home / "Library" / "LaunchAgents" / f"{LABEL}.plist"
         logs = home / "Library" / "Logs" / NAME
         self.log = logs / f"{NAME}.log"
@@ -59,9 +66,10 @@ class Launchd:
         self.output.parent.mkdir(parents=True, exist_ok=True)
         write_private(self.path, property_list(plan, self.output))
 
-    def install(self) -> int:
+    def install(self, plan: Plan) -> int:
         # An older one, if there is one, still has the old list.
         run("launchctl", "bootout", self._target, quiet=True)
+        self._wait_until_gone(plan.stop_seconds)
         return run("launchctl", "enable", self._target) or self._bootstrap()
 
     def uninstall(self) -> int:
@@ -82,6 +90,15 @@ class Launchd:
 
     def logs(self, *, follow: bool) -> int:
         return run("tail", "-n", "200", *(["-F"] if follow else []), str(self.output), str(self.log))
+
+    def _wait_until_gone(self, seconds: float) -> None:
+        """While a service drains, launchd takes no other of its name (5, Input/output error).
+
+        The status of `bootout` does not tell: for one that takes a while to end it is an error, too (36).
+        """
+        deadline = self._clock() + seconds
+        while run("launchctl", "print", self._target, quiet=True) == 0 and self._clock() < deadline:
+            self._sleep(POLL_SECONDS)
 
     def _bootstrap(self) -> int:
         return run("launchctl", "bootstrap", self._domain, str(self.path))

@@ -64,7 +64,7 @@ class Systemd:
     def write(self, plan: Plan) -> None:
         write_private(self.path, unit_text(plan).encode())
 
-    def install(self) -> int:
+    def install(self, plan: Plan) -> int:
         # One that runs already has the old unit.
         return _systemctl("daemon-reload") or _systemctl("enable", UNIT) or _systemctl("restart", UNIT)
 

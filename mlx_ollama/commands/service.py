@@ -56,8 +56,9 @@ def _install(arguments: argparse.Namespace, loaded: Loaded) -> int:
         return complain(f"there is no {platform.tool} here; `mlx-ollama supervise` needs nothing of the platform")
     # The platform's own come first: whoever names another log file gets that one.
     flags = {flag.partition("=")[0]: flag for flag in (*platform.flags(), *_places(loaded), *given_flags(arguments))}
+    plan = Plan.of(sys.executable, [*flags.values()], loaded.settings)
     try:
-        platform.write(Plan.of(sys.executable, [*flags.values()], loaded.settings))
+        platform.write(plan)
     except ValueError as error:
         return complain(f"the service cannot be described: {error}", status=2)
     print(f"{platform.path} is written")
@@ -68,7 +69,7 @@ def _install(arguments: argparse.Namespace, loaded: Loaded) -> int:
             f"What shall hold for it belongs into {file} (chmod 600 if there are keys in it).",
             file=sys.stderr,
         )
-    if status := _told(platform.install()):
+    if status := _told(platform.install(plan)):
         return status
     print(f"The service is installed and started. {platform.advice}")
     return 0
