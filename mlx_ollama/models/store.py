@@ -300,9 +300,16 @@ class Store:
             weights, _ = self._weights(manifest, str(config.get(QUANTIZE, "")))
         except (OSError, *_MALFORMED):
             return None
-        if weights is None or weights.directory.parent != self.converted or weights.directory.name == "..":
+        if weights is None or not self._is_ours(weights.directory):
             return None
-        return weights.directory
+        # However it is spelled in a manifest: there may be links, or `..`, on the way.
+        return self.converted / weights.directory.name
+
+    def _is_ours(self, directory: Path) -> bool:
+        try:
+            return directory.name != ".." and directory.parent.samefile(self.converted)
+        except OSError:
+            return False
 
     def manifest_path(self, name: ModelName) -> Path:
         """Where the manifest of a name is, or would be."""

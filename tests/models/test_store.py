@@ -130,6 +130,19 @@ def test_a_folder_that_only_seems_to_be_ours_is_not_removed(store: Store) -> Non
     assert (store.converted / "sha256-other").is_dir()
 
 
+def test_a_folder_of_ours_is_removed_however_it_is_spelled(store: Store) -> None:
+    """With a home by way of a link, or of `..`; and not before the last model that uses it has gone."""
+    (made := store.converted / "sha256-made").mkdir(parents=True)
+    (store.converted.parent / "link").symlink_to(store.converted)
+    for name, spelled in (("m", "models/../converted"), ("n", "link")):
+        path = to_file({"path": f"{store.converted.parent}/{spelled}/sha256-made", "size": 1})
+        store.write(ModelName.parse(name), Recipe({"model_format": "gguf"}, [Content(DIRECTORY_TYPE, path)]))
+    store.delete(ModelName.parse("m"))
+    assert made.is_dir()
+    store.delete(ModelName.parse("n"))
+    assert not made.exists()
+
+
 def test_a_folder_of_this_machine_cannot_be_adopted(store: Store) -> None:
     written = store.write(ModelName.parse("m"), _recipe()).model
     manifest = Manifest.parse(store.manifest_path(written.name).read_bytes())
