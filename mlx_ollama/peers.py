@@ -8,6 +8,10 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+IPV6_PREFIX_BITS = 64
+"""The least that one line is given of IPv6: each of its devices has as many addresses as it likes in there."""
+
+
 class Peers:
     """`trusted` are addresses and networks (`10.0.0.0/8`) of proxies.
 
@@ -37,6 +41,14 @@ class Peers:
 
     def _trusts(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
+
+
+def whose(client: str) -> str:
+    """Whom an address stands for: of IPv6 it is a network, since nobody has one address alone (RFC 6177)."""
+    address = _address(client)
+    if not isinstance(address, ipaddress.IPv6Address):
+        return client
+    return str(ipaddress.ip_network((int(address), IPV6_PREFIX_BITS), strict=False))
 
 
 def _address(text: str) -> Address | None:

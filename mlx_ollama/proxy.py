@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mlx_ollama.gojson import dumps
+from mlx_ollama.ndjson import Lines
 from mlx_ollama.reaching import address, authorization, reason
 from mlx_ollama.settings import Settings, load
 
@@ -108,8 +109,12 @@ class Client:
                         continue
                     if answer.status_code != _OK:
                         raise NoAnswer(f"{url}: {await _refusal(answer)}", answer.status_code)
-                    async for line in answer.aiter_lines():
-                        begun = True
+                    lines = Lines()
+                    async for piece in answer.aiter_bytes():
+                        for line in lines.of(piece):
+                            begun = True
+                            yield _piece(line, url)
+                    for line in lines.last():
                         yield _piece(line, url)
                     return
             except httpx.RequestError as error:
@@ -120,13 +125,14 @@ class Client:
         raise NoAnswer("; ".join(refusals), status)
 
 
-def _piece(line: str, url: str) -> dict[str, Any]:
+def _piece(line: bytes, url: str) -> dict[str, Any]:
+    beginning = line[:100].decode("utf-8", "replace")
     try:
         piece = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise NoAnswer(f"{url} says what is no JSON: {line[:100]!r}") from error
+        raise NoAnswer(f"{url} says what is no JSON: {beginning!r}") from error
     if not isinstance(piece, dict) or piece.get("error"):
-        raise NoAnswer(f"{url}: {piece['error'] if isinstance(piece, dict) else line[:100]}")
+        raise NoAnswer(f"{url}: {piece['error'] if isinstance(piece, dict) else beginning}")
     return piece
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 _MILLISECONDS = 1000
+
+LONGEST = 300
+"""Characters of what a client has named: a name may be as long as a body."""
+
 _NANOSECONDS = 1_000_000
 
 
@@ -64,14 +68,14 @@ class RequestRecord:
         """
         usage = self.usage
         facts = {
-            "model": call.model if call is not None else None,
+            "model": call.model[:LONGEST] if call is not None else None,
             "tokens_in": usage.prompt_tokens if usage else None,
             "tokens_out": usage.eval_tokens if usage else None,
             "queue_ms": self._between(self.read or self.began, self.asked),
             "load_ms": round(usage.load_ns / _NANOSECONDS, 1) if usage else None,
             "first_token_ms": self._between(self.began, self.first),
             "total_ms": self._between(self.began, time.monotonic()),
-            "error": self.error or None,
+            "error": self.error[:LONGEST] or None,
         }
         return {name: fact for name, fact in facts.items() if fact is not None}
 

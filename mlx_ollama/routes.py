@@ -2,6 +2,7 @@
 
 import asyncio
 import posixpath
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from mlx_ollama.library import Library
 from mlx_ollama.records import record_of
 from mlx_ollama.service import Events, Service
 from mlx_ollama.types import Chat, Embed, Event, Leased, Recalled, Show
+
+_SLASHES = re.compile("/{2,}")
 
 COMPATIBLE_VERSION = "0.33.0"
 """The version of Ollama whose behaviour this is. Clients compare it, so it has no suffix (clients.md, trap 10)."""
@@ -73,8 +76,9 @@ class NotFound:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        clean = posixpath.normpath(path.replace("//", "/")) if path else "/"
-        if clean == path or find(self._resources, clean) is None:
+        clean = posixpath.normpath(_SLASHES.sub("/", path)) if path else "/"
+        # A WebSocket has no method, and nowhere to go.
+        if scope["type"] != "http" or clean == path or find(self._resources, clean) is None:
             response: Response = _plain(404, "404 page not found")
         else:
             slash_only = path == f"{clean}/"

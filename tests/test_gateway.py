@@ -310,3 +310,22 @@ def test_a_model_whose_weights_have_moved_away(tiny_directory: Path, tmp_path: P
             refused = server.post(path, body)
             assert (refused.status_code, refused.headers["content-type"]) == (500, "application/json; charset=utf-8")
             assert str(moved) in refused.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "location"),
+    [("//api/tags", 307, "/api/tags"), ("///api///tags", 307, "/api/tags"), ("///nothing", 404, "")],
+)
+def test_slashes_too_many_lead_to_the_clean_path(tiny: Server, path: str, status: int, location: str) -> None:
+    sent = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    head, *_ = _send(tiny, sent.encode()).split(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert (f"location: {location}".encode() in head) == bool(location)
+
+
+@pytest.mark.parametrize("path", ["/api/tags", "//api/tags"])
+def test_a_websocket_finds_nobody(tiny: Server, path: str) -> None:
+    key = {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", **key}
+    assert httpx.get(tiny.url + path, headers=upgrade, trust_env=False).status_code == 404
+    assert "Traceback" not in tiny.log.read_text()

@@ -82,6 +82,13 @@ def test_a_request_may_bring_its_id(tiny: Server) -> None:
     assert "[31m" not in tiny.log.read_text()
 
 
+def test_a_name_of_any_length_takes_little_of_the_log(tiny: Server) -> None:
+    before = tiny.log.stat().st_size
+    assert tiny.post("/api/chat", {"model": "a" * 1_000_000}).status_code == 400
+    wait_until(lambda: "POST /api/chat 400" in tiny.log.read_text()[before:], "its line")
+    assert tiny.log.stat().st_size - before < 5000
+
+
 @pytest.mark.parametrize("bad", ["", " ", "a b", "-x", "a\nb", "a\x00", "ä", "x" * 129])
 def test_what_is_no_id(bad: str) -> None:
     assert sane_id(bad) == ""

@@ -148,6 +148,19 @@ def test_what_has_begun_is_not_begun_again(rest: str) -> None:
         _generate()
 
 
+@respx.mock
+def test_only_a_line_feed_ends_a_line() -> None:
+    """U+0085 is a letter like others to JSON, and pieces are cut anywhere."""
+    whole = b'{"response":"a\xc2\x85b","done":false}\n{"response":"","done":true}'
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for byte in whole:
+            yield bytes([byte])
+
+    respx.post(f"{MLX}/api/generate").mock(return_value=httpx.Response(200, content=pieces()))
+    assert [piece["response"] for piece in _generate()] == ["a\x85b", ""]
+
+
 def test_addresses_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLX_API_HOME", str(tmp_path))
     assert proxy._addresses(None, None) == ("http://127.0.0.1:11435", "http://127.0.0.1:11434")

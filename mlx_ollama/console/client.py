@@ -8,6 +8,7 @@ import httpx
 import orjson
 
 from mlx_ollama.errors import MlxOllamaError
+from mlx_ollama.ndjson import Lines
 from mlx_ollama.reaching import address, authorization
 
 NOT_FOUND = 404
@@ -80,8 +81,12 @@ class Client:
         with self._reaching(), self._http.stream("POST", path, content=orjson.dumps(body)) as response:
             if response.is_error:
                 raise _refusal(response.read(), response.status_code)
-            for line in response.iter_lines():
-                yield _object(line.encode(), response.status_code)
+            lines = Lines()
+            for piece in response.iter_bytes():
+                for line in lines.of(piece):
+                    yield _object(line, response.status_code)
+            for line in lines.last():
+                yield _object(line, response.status_code)
 
     def _whole(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         with self._reaching():

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlx_ollama.errors import RateLimited
-from mlx_ollama.peers import Peers
+from mlx_ollama.peers import Peers, whose
 from mlx_ollama.policies.inference import is_inference
 
 MOST_ADDRESSES = 4096
@@ -83,5 +83,5 @@ class RateLimit:
         if is_inference(scope):
             forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
             peer, _ = scope.get("client") or ("", 0)
-            self._rates.admit(self._peers.client(peer, forwarded))
+            self._rates.admit(whose(self._peers.client(peer, forwarded)))
         await self.app(scope, receive, send)

@@ -141,6 +141,13 @@ def test_the_dialects_words() -> None:
     assert (error["message"], error["type"]) == ("Rate limit exceeded", "api_error")
 
 
+def test_a_network_of_ipv6_is_one_client() -> None:
+    app = _app(Rates(1, 60.0, clock=Clock()), "10.0.0.1")
+    addresses = ("2001:db8:1:1::1", "2001:db8:1:1::2", "2001:db8:1:2::1", "::ffff:192.0.2.1", "::ffff:192.0.2.2")
+    asked = [_ask(app, Client(headers={"x-forwarded-for": address})).status for address in addresses]
+    assert asked == [200, 429, 200, 200, 200]
+
+
 def test_a_proxy_speaks_for_others_only_if_it_is_trusted() -> None:
     forwarded = [{"x-forwarded-for": "198.51.100.1"}, {"x-forwarded-for": "198.51.100.2"}]
     for trusted, statuses in (((), [200, 429]), (("10.0.0.1",), [200, 200])):
