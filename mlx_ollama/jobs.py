@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, copy_context
 from typing import TypeVar
@@ -51,7 +52,7 @@ def interruptible(interrupt: Callable[[], None]) -> AbstractContextManager[None]
 
 
 async def in_threads(steps: Iterator[T]) -> AsyncGenerator[T, None]:
-    """The steps of a generator, each taken in a thread.
+    """The steps of a generator, all taken in a thread of its own.
 
     Whoever stops reading stops the work at its next step, which comes at once where it is `interruptible`.
     """
@@ -60,26 +61,25 @@ async def in_threads(steps: Iterator[T]) -> AsyncGenerator[T, None]:
     # In a context of its own: what is set here would be the caller's, too.
     leaving, context = Leaving(), copy_context()
     context.run(_leaving.set, leaving)
+    loop = asyncio.get_running_loop()
+    # The loop's own threads are few, and for what is soon done: who only asks how we are must not wait for a download.
+    thread = ThreadPoolExecutor(1, thread_name_prefix="job")
     try:
         while True:
-            step = asyncio.ensure_future(asyncio.to_thread(context.run, lambda: next(steps, ended)))
+            step = loop.run_in_executor(thread, context.run, lambda: next(steps, ended))
             found = await asyncio.shield(step)
             if found is ended:
                 return
             yield found  # type: ignore[misc]
     finally:
         if step is not None and not step.done():
-            # A generator can only be closed between two steps.
             step.add_done_callback(lambda taken: taken.exception())
             leaving.leave()
-            await asyncio.shield(_closed(step, steps))
-        else:
-            await asyncio.to_thread(_close, steps)
-
-
-async def _closed(step: "asyncio.Future[object]", steps: Iterator[object]) -> None:
-    await asyncio.wait([step])
-    await asyncio.to_thread(_close, steps)
+        # It takes its turn after such a step: a generator can only be closed between two.
+        closed = loop.run_in_executor(thread, copy_context().run, _close, steps)
+        # What has been handed in is still done.
+        thread.shutdown(wait=False)
+        await asyncio.shield(closed)
 
 
 def _close(steps: Iterator[object]) -> None:

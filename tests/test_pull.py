@@ -2,11 +2,13 @@
 
 import json
 import resource
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -326,6 +328,29 @@ def test_a_pull_that_its_client_leaves_is_taken_up(tmp_path: Path, registry: Loc
 
 def test_a_stalled_pull_does_not_keep_a_server_that_is_told_to_stop(tmp_path: Path, registry: LocalRegistry) -> None:
     with serving(tmp_path, env={"MLX_API_DRAIN": "0.3"}) as server, _stalled(server, registry):
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < SILENCE_SECONDS / 2
+
+
+def test_many_pulls_that_wait_keep_nobody_else_waiting(tmp_path: Path) -> None:
+    pulls = 12
+    with (
+        serving(tmp_path, env={"MLX_API_DRAIN": "0.3"}) as server,
+        # Whoever connects is heard, and never answered.
+        socket.create_server(("127.0.0.1", 0), backlog=2 * pulls) as silent,
+        ExitStack() as stack,
+    ):
+        body = {"model": f"http://127.0.0.1:{silent.getsockname()[1]}/ns/m", "insecure": True}
+
+        def begin(_: int) -> Iterator[str]:
+            return stack.enter_context(server.client.stream("POST", "/api/pull", json=body)).iter_lines()
+
+        with ThreadPoolExecutor(pulls) as clients:
+            answers = list(clients.map(begin, range(pulls)))
+        assert [json.loads(next(lines)) for lines in answers] == [{"status": "pulling manifest"}] * pulls
+        for path in ("/health", "/api/tags"):
+            assert server.client.get(path, timeout=5).status_code == 200
         began = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - began < SILENCE_SECONDS / 2
