@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mlx_ollama.errors import JobFailed
@@ -21,7 +22,7 @@ from mlx_ollama.models.manifest import CONFIG_TYPE, DIRECTORY_TYPE, JSON_TYPE, T
 from mlx_ollama.models.names import ModelName
 from mlx_ollama.models.registry import ATTEMPTS, SILENCE_SECONDS, Registry
 from tests.compat.recordings import cases
-from tests.support.registry import LocalRegistry
+from tests.support.registry import HUGE, LocalRegistry
 from tests.support.server import Server, clean_environment, run_cli, serving, wait_until
 from tests.support.syncs import Syncs
 from tests.worker.gguf_files import TinyLlama, write_gguf
@@ -124,6 +125,43 @@ def test_nobody_there(server: Server) -> None:
         "error": 'pull model manifest: Get "http://127.0.0.1:9/v2/ns/m/manifests/latest": '
         "dial tcp 127.0.0.1:9: connect: connection refused"
     }
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("huge", "the registry's answer has more than 4194304 bytes"),
+        ("hugeerr", "the registry's answer has more than 4194304 bytes"),
+        ("hugemove", "the registry's answer has more than 4194304 bytes"),
+        ("packed", "the registry's answer is encoded as gzip, which nobody asked for"),
+    ],
+)
+def test_more_than_a_manifest_can_be_is_not_read(
+    server: Server, registry: LocalRegistry, model: str, words: str
+) -> None:
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    lines = server.lines("/api/pull", {"model": f"http://{registry.host}/ns/{model}", "insecure": True})
+    assert lines[-1] == {"error": f"pull model manifest: {words}"}
+    assert process.memory_info().rss - before < 48 << 20
+    assert registry.requests.total() == 1
+    assert registry.encodings == {"identity"}
+
+
+def test_the_error_of_a_blob_is_not_read_beyond_what_can_be_told(tmp_path: Path, registry: LocalRegistry) -> None:
+    registry.statuses, registry.error = [500] * ATTEMPTS, HUGE
+    with (
+        Registry(_name(registry), insecure=True, sleep=lambda _: None) as client,
+        pytest.raises(JobFailed, match="max retries exceeded: the registry's answer has more than 4194304 bytes"),
+    ):
+        list(client.fetch(registry.manifest.layers[0], Blobs(tmp_path)))
+
+
+def test_a_registry_that_sends_for_ever_elsewhere(server: Server, registry: LocalRegistry) -> None:
+    name = f"http://{registry.host}/ns/circle"
+    lines = server.lines("/api/pull", {"model": name, "insecure": True})
+    where = f"http://{registry.host}/v2/ns/circle/manifests/latest"
+    assert lines[-1] == {"error": f'pull model manifest: Get "{where}": Exceeded maximum allowed redirects.'}
 
 
 def test_what_breaks_off_is_taken_up_where_it_stopped(tmp_path: Path, registry: LocalRegistry) -> None:

@@ -5,7 +5,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -25,6 +25,9 @@ CONNECT_SECONDS = 30.0
 SILENCE_SECONDS = 60.0
 TICK_SECONDS = 0.06
 """How often a download says how far it is."""
+
+MOST_BYTES = 4 << 20
+"""What is read of an answer that is no blob. Manifests have some kilobytes; what else is sent would fill the memory."""
 
 ATTEMPTS = 6
 _PAUSE_SECONDS = 0.5
@@ -56,7 +59,8 @@ class Registry:
         self._url = f"{address}/v2/{name.namespace}/{name.model}"
         self._sleep = sleep
         timeout = httpx.Timeout(silence, connect=CONNECT_SECONDS)
-        self._http = httpx.Client(timeout=timeout, follow_redirects=True)
+        # Packed, a few bytes could stand for more than fits into memory.
+        self._http = httpx.Client(timeout=timeout, headers={"accept-encoding": "identity"})
         self._traced = {"trace": self._note_connection}
         self._sockets: list[socket.socket] = []
         self._is_over = False
@@ -95,11 +99,10 @@ class Registry:
             JobFailed: in the reference's words; `file does not exist` for a name that is not there.
         """
         url = f"{self._url}/manifests/{self._name.tag}"
-        with _in_go_words(url):
-            answer = self._http.get(url, headers={"accept": MANIFEST_TYPE}, extensions=self._traced)
-        self._check(answer)
+        with _in_go_words(url), self._asked(url, {"accept": MANIFEST_TYPE}) as answer:
+            content = _content(answer)
         try:
-            members: Any = gojson.loads(answer.content)
+            members: Any = gojson.loads(content)
             return Manifest.of(members)
         except gojson.GoSyntaxError as error:
             raise JobFailed(str(error)) from error
@@ -151,10 +154,7 @@ class Registry:
     def _stream(self, layer: Layer, partial: Path, done: int) -> Iterator[int]:
         headers = {"range": f"bytes={done}-{layer.size - 1}"} if done else {}
         url = f"{self._url}/blobs/{layer.digest}"
-        with self._http.stream("GET", url, headers=headers, extensions=self._traced) as answer:
-            if answer.status_code >= httpx.codes.BAD_REQUEST:
-                answer.read()
-                self._check(answer)
+        with self._asked(url, headers) as answer:
             resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
             done = done if resumed else 0
             told = time.monotonic()
@@ -181,6 +181,24 @@ class Registry:
         if self._is_over:
             raise JobFailed("nobody waits for this pull any more")
 
+    @contextmanager
+    def _asked(self, url: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """The beginning of an answer that is no error, from wherever the registry sends us.
+
+        Left to the client, all that comes with the news of another place would be read.
+        """
+        request = self._http.build_request("GET", url, headers=headers, extensions=self._traced)
+        for _ in range(self._http.max_redirects + 1):
+            with closing(self._http.send(request, stream=True)) as answer:
+                if answer.next_request is None:
+                    self._check(answer)
+                    yield answer
+                    return
+                request = answer.next_request
+                # To its end, for the connection to serve again.
+                _raw(answer)
+        raise httpx.TooManyRedirects("Exceeded maximum allowed redirects.", request=request)
+
     def _check(self, answer: httpx.Response) -> None:
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise NotInRegistry("file does not exist")
@@ -192,7 +210,28 @@ class Registry:
                 raise JobFailed(f'realm host "{realm}" does not match original host "{host}"')
             raise JobFailed("unauthorized: this server has no account with the registry")
         if answer.status_code >= httpx.codes.BAD_REQUEST:
-            raise JobFailed(f"{answer.status_code}: {answer.text.strip()}")
+            raise JobFailed(f"{answer.status_code}: {_content(answer).decode(errors='replace').strip()}")
+
+
+def _content(answer: httpx.Response) -> bytes:
+    """All of an answer that is to be read at once.
+
+    Raises:
+        JobFailed: if it is too large for that, or packed.
+    """
+    encoding = answer.headers.get("content-encoding", "")
+    if encoding.lower() not in ("", "identity"):
+        raise JobFailed(f"the registry's answer is encoded as {encoding}, which nobody asked for")
+    return _raw(answer)
+
+
+def _raw(answer: httpx.Response) -> bytes:
+    content = bytearray()
+    for piece in answer.iter_raw():
+        content += piece
+        if len(content) > MOST_BYTES:
+            raise JobFailed(f"the registry's answer has more than {MOST_BYTES} bytes")
+    return bytes(content)
 
 
 def _size(partial: Path) -> int:

@@ -1,9 +1,13 @@
 """A registry on loopback that speaks Ollama's protocol over plain HTTP, with faults on demand."""
 
+import gzip
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
+from types import MappingProxyType
 from typing import Any
 
 from mlx_ollama.models.config import config_of
@@ -11,15 +15,18 @@ from mlx_ollama.models.manifest import CONFIG_TYPE, MODEL_TYPE, TEMPLATE_TYPE, L
 from tests.support.loopback import Loopback
 
 TEMPLATE = b"{{ .Prompt }}"
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+HUGE = b" " * (64 << 20)
 
 
 class LocalRegistry(Loopback):
     """Serves one model, `ns/m`; `ns/none`, `ns/err`, `ns/badjson`, `ns/unauth` fail in the ways of the recordings, and
-    `ns/rude` in one that a terminal obeys.
+    `ns/rude` in one that a terminal obeys. `ns/circle` is itself elsewhere; `ns/huge`, `ns/hugeerr`, `ns/hugemove` and
+    `ns/packed` are more than anybody should read.
 
     `breaks` are byte counts after which the first downloads of a blob break off, or stop there for good if `stalls`;
     `redirects` sends them to another host, which speaks of no ranges if not `resumes`. `statuses` answers the first
-    downloads with errors. `requests` counts what was asked.
+    downloads with errors that say `error`. `requests` counts what was asked, `encodings` are those that were asked for.
     """
 
     def __init__(self, gguf: bytes) -> None:
@@ -28,7 +35,9 @@ class LocalRegistry(Loopback):
         self.breaks: list[int] = []
         self.ranges: list[str] = []
         self.requests: Counter[str] = Counter()
+        self.encodings: set[str] = set()
         self.statuses: list[int] = []
+        self.error = b"boom"
         self.stalls = self.redirects = False
         self.resumes = True
         config = to_file(config_of("gguf", "llama", ["llama"], "1", "F16"))
@@ -51,13 +60,14 @@ class LocalRegistry(Loopback):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 registry.requests[self.path] += 1
+                registry.encodings.add(self.headers.get("Accept-Encoding", ""))
                 if self.path.startswith("/cdn/"):
                     return self._blob(self.path.removeprefix("/cdn/"))
                 _, _, namespace, model, kind, reference = self.path.split("/")
                 if kind == "manifests":
                     return self._answer(*registry._manifest(f"{namespace}/{model}"))
                 if registry.statuses:
-                    return self._answer(registry.statuses.pop(0), b"boom")
+                    return self._answer(registry.statuses.pop(0), registry.error)
                 if registry.redirects:
                     return self._redirect(f"http://localhost:{registry.port}/cdn/{reference}")
                 return self._blob(reference)
@@ -71,11 +81,15 @@ class LocalRegistry(Loopback):
             def log_message(self, *_: Any) -> None:
                 pass
 
-            def _answer(self, status: int, body: bytes) -> None:
+            def _answer(self, status: int, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
                 self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                # Nobody needs to read it to its end.
+                with suppress(ConnectionError):
+                    self.wfile.write(body)
 
             def _blob(self, digest: str) -> None:
                 content = registry.blobs[digest]
@@ -97,7 +111,7 @@ class LocalRegistry(Loopback):
 
         return Handler
 
-    def _manifest(self, model: str) -> tuple[int, bytes]:
+    def _manifest(self, model: str) -> tuple[int, bytes] | tuple[int, bytes, Mapping[str, str]]:
         match model:
             case "ns/none":
                 return 404, b""
@@ -107,6 +121,16 @@ class LocalRegistry(Loopback):
                 return 500, b"\x1b]0;stolen\x07boom"
             case "ns/badjson":
                 return 200, b"{nope"
+            case "ns/huge":
+                return 200, HUGE
+            case "ns/hugeerr":
+                return 500, HUGE
+            case "ns/hugemove":
+                return 307, HUGE, {"Location": f"http://{self.host}/v2/ns/m/manifests/latest"}
+            case "ns/circle":
+                return 307, b"", {"Location": f"http://{self.host}/v2/ns/circle/manifests/latest"}
+            case "ns/packed":
+                return 200, gzip.compress(HUGE), {"Content-Encoding": "gzip"}
             case "ns/unauth":
                 return 401, b"{}"
             case _:
