@@ -1,7 +1,6 @@
 """Which path speaks which dialect. Dialects do not know each other; this table knows them all."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
 
 from mlx_ollama.dialects import (
     anthropic,
@@ -15,11 +14,11 @@ from mlx_ollama.dialects import (
     responses,
     v1types,
 )
-from mlx_ollama.dialects.answers import Answers, Door, Refuse
+from mlx_ollama.dialects.answers import Door, Refuse
 from mlx_ollama.dialects.anthropic_answers import CountAnswers, MessagesAnswers
 from mlx_ollama.dialects.ollama_answers import ChatEncoder, GenerateEncoder
 from mlx_ollama.dialects.responses_answers import ResponsesAnswers
-from mlx_ollama.types import Call, Embed
+from mlx_ollama.types import Call
 
 DOORS: Mapping[str, Door] = {
     "/api/generate": Door(ollama.decode_generate, GenerateEncoder, ollama.refuse),
@@ -50,10 +49,9 @@ DECODERS: Mapping[tuple[str, str], Callable[[bytes, Mapping[str, str]], Call]] =
 
 def last_words_of(path: str, call: Call) -> Callable[[str], bytes] | None:
     """How a stream of answers to a call on a path says why it ends, None where nothing is streamed."""
-    if path not in DOORS or isinstance(call, Embed):
-        return None
-    answers: Any = DOORS[path].answers(call)
-    return cast("Answers", answers).broken
+    answers = DOORS[path].answers(call) if path in DOORS else None
+    words: Callable[[str], bytes] | None = getattr(answers, "broken", None)
+    return words
 
 
 def refuse_of(path: str) -> Refuse:

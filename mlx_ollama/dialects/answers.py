@@ -16,7 +16,11 @@ SSE_COMMENT = b": keep-alive\n\n"
 
 
 class Whole(Protocol):
-    """The wire form of an answer as one body, complete with its line end."""
+    """The wire form of an answer as one body, complete with its line end.
+
+    Who has no more than this, or than `Vectors`, streams nothing and has no last words: what breaks off is cut off,
+    even where another server sent it in pieces.
+    """
 
     whole_headers: Mapping[str, str]
 

@@ -312,6 +312,40 @@ def test_every_way_to_be_down(failure: Exception) -> None:
     assert _ask(_raising(MISSING)).status_code == 502
 
 
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\ntheirs\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\nRIFF\r\n--b--\r\n'
+)
+IN_PIECES = {"content-type": "application/x-ndjson"}
+
+
+@respx.mock
+@pytest.mark.parametrize(
+    ("path", "content", "content_type"),
+    [
+        ("/v1/audio/transcriptions", FORM, "multipart/form-data; boundary=b"),
+        (
+            "/v1/messages/count_tokens",
+            b'{"model":"theirs","messages":[{"role":"user","content":"x"}]}',
+            "application/json",
+        ),
+        ("/api/embed", b'{"model":"theirs","input":"x"}', "application/json"),
+    ],
+)
+def test_an_answer_without_last_words_may_come_in_pieces(path: str, content: bytes, content_type: str) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"text":'
+        yield b'"x"}\n'
+
+    headers = {"content-type": content_type}
+    route = respx.post(f"{URL}{path}").mock(return_value=httpx.Response(200, content=pieces(), headers=IN_PIECES))
+    answer = _ask(_raising(MISSING), path, content, headers=headers)
+    assert (answer.status_code, answer.text) == (200, '{"text":"x"}\n')
+    route.mock(return_value=_breaking(IN_PIECES))
+    with pytest.raises(MlxOllamaError, match="broke off its answer"):
+        _ask(_raising(MISSING), path, content, headers=headers)
+
+
 def _breaking(headers: dict[str, str]) -> httpx.Response:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"one\n"
