@@ -47,7 +47,7 @@ def read_input(value: Any, where: str) -> tuple[Message, ...]:
     conversation = _Conversation()
     for kind, members in items:
         conversation.add(kind, members)
-    return tuple(conversation.messages)
+    return conversation.told()
 
 
 def joined_name(namespace: str, name: str) -> str:
@@ -87,10 +87,14 @@ def _check_parts(parts: Sequence[Any]) -> None:
 
 @dataclass
 class _Conversation:
-    """Items become messages: reasoning belongs to the assistant's message after it, calls to the one before them."""
+    """Items become messages: reasoning belongs to the assistant's message after it, calls to the one before them.
 
-    messages: list[Message] = field(default_factory=list)
-    _thinking: str = ""
+    Calls and reasoning are joined once, when what follows is known: a body may have tens of thousands of either.
+    """
+
+    _messages: list[Message] = field(default_factory=list)
+    _calls: list[ToolCall] = field(default_factory=list)
+    _thoughts: list[str] = field(default_factory=list)
     _names: dict[str, str] = field(default_factory=dict)
 
     def add(self, kind: str, members: Mapping[str, Any]) -> None:
@@ -103,29 +107,48 @@ class _Conversation:
                 text, images = _content(members.get("output"))
                 id_ = members.get("call_id", "")
                 name = self._names.get(id_, "")
-                self.messages.append(Message("tool", text, images=images, tool_name=name, tool_call_id=id_))
+                self._append(Message("tool", text, images=images, tool_name=name, tool_call_id=id_))
             case "reasoning":
-                self._thinking += members.get("encrypted_content") or _summary(members.get("summary"))
+                if thought := members.get("encrypted_content") or _summary(members.get("summary")):
+                    self._thoughts.append(thought)
+
+    def told(self) -> tuple[Message, ...]:
+        """All that was added."""
+        self._settle()
+        return tuple(self._messages)
 
     def _message(self, members: Mapping[str, Any]) -> None:
         role = role_of(members.get("role", ""))
         text, images = _content(members.get("content"))
         message = Message(role, text, images=images)
         if role == "assistant":
-            message, self._thinking = replace(message, thinking=self._thinking), ""
-        self.messages.append(message)
+            message = replace(message, thinking=self._thinking())
+        self._append(message)
 
     def _call(self, members: Mapping[str, Any]) -> None:
         name = joined_name(members.get("namespace", ""), members.get("name", ""))
         call = ToolCall(name, arguments_of_text(members.get("arguments", "")), members.get("call_id", ""))
         self._names[call.id] = name
-        last = self.messages[-1] if self.messages else None
-        if last is not None and last.role == "assistant" and not self._thinking:
-            call = replace(call, index=len(last.tool_calls))
-            self.messages[-1] = replace(last, tool_calls=(*last.tool_calls, call))
-        else:
-            self.messages.append(Message("assistant", "", self._thinking, tool_calls=(call,)))
-            self._thinking = ""
+        is_of_the_last = self._messages and self._messages[-1].role == "assistant" and not self._thoughts
+        if not is_of_the_last:
+            self._append(Message("assistant", "", self._thinking()))
+        self._calls.append(replace(call, index=len(self._calls)))
+
+    def _append(self, message: Message) -> None:
+        self._settle()
+        self._messages.append(message)
+
+    def _settle(self) -> None:
+        """Give the last message the calls that came after it."""
+        if self._calls:
+            self._messages[-1] = replace(self._messages[-1], tool_calls=tuple(self._calls))
+            self._calls = []
+
+    def _thinking(self) -> str:
+        """The reasoning that waits for its message, which has it from then on."""
+        thinking = "".join(self._thoughts)
+        self._thoughts = []
+        return thinking
 
 
 def _content(content: Any) -> tuple[str, tuple[bytes, ...]]:

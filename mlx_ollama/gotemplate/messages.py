@@ -45,14 +45,14 @@ def joined_system(messages: Iterable[Message]) -> str:
 
 def merged(messages: Iterable[Message]) -> list[tuple[Message, str]]:
     """Each message with its content; neighbours of one role become one, except the results of tools (wire-spec 4.3)."""
-    turns: list[tuple[Message, str]] = []
+    turns: list[tuple[Message, list[str]]] = []
     for message in messages:
         if turns and turns[-1][0].role == message.role != "tool":
-            first, content = turns[-1]
-            turns[-1] = (first, f"{content}\n\n{message.content}")
+            turns[-1][1].append(message.content)
         else:
-            turns.append((message, message.content))
-    return turns
+            turns.append((message, [message.content]))
+    # Joined at the end: a text that grows with every message is copied as often.
+    return [(first, "\n\n".join(contents)) for first, contents in turns]
 
 
 def as_go_messages(turns: Iterable[tuple[Message, str]]) -> Array:

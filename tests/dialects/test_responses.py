@@ -2,12 +2,14 @@
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
 
 from mlx_ollama.dialects.responses import decode_responses, refuse
 from mlx_ollama.dialects.responses_answers import ResponsesAnswers, ResponsesChat
+from mlx_ollama.dialects.responses_input import read_input
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.types import Delta, Done, Event, Message, ToolCall, Usage
 
@@ -30,6 +32,24 @@ def test_a_text_is_a_conversation() -> None:
     assert call.messages == (Message("system", "be nice"), Message("user", "hi"))
     assert (call.stream, call.options, call.think, call.format) == (False, {"temperature": 1.0}, None, None)
     assert _decode(input="").messages == _decode().messages == ()
+
+
+@pytest.mark.parametrize(
+    ("first", "item"),
+    [
+        ({"role": "assistant", "content": "x"}, {"type": "function_call", "name": "f", "arguments": ""}),
+        (
+            {"type": "reasoning", "encrypted_content": "x" * 2_000_000},
+            {"type": "reasoning", "encrypted_content": "a"},
+        ),
+    ],
+)
+def test_many_items_of_one_message_take_no_longer_than_they_are_long(first: Any, item: Any) -> None:
+    began = time.process_time()
+    (message,) = read_input([first, *[item] * 30_000, {"type": "function_call", "name": "g"}], "")
+    assert (len(message.tool_calls), len(message.thinking)) in ((30_001, 0), (1, 2_030_000))
+    assert [call.index for call in message.tool_calls] == list(range(len(message.tool_calls)))
+    assert time.process_time() - began < 2
 
 
 def test_items_become_turns() -> None:

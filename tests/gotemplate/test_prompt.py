@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from mlx_ollama.gotemplate import Template, TemplateError, render_fill, render_messages
@@ -21,6 +23,13 @@ def render(text: str, *turns: tuple[str, str]) -> str:
 
 def test_neighbours_of_one_role_are_merged() -> None:
     assert render(TOOLTHINK, ("user", "a"), ("user", "b")) == "<|user|>a\n\nb<|assistant|>"
+
+
+def test_many_neighbours_take_no_longer_than_they_are_long() -> None:
+    turns = [Message("user", "x" * 1_000_000), *[Message("user", "a")] * 40_000]
+    began = time.process_time()
+    assert len(render_messages(Template.parse("{{ .Prompt }}"), turns)) == 1_000_000 + 3 * 40_000
+    assert time.process_time() - began < 1
 
 
 def test_results_of_tools_are_not_merged() -> None:
