@@ -133,6 +133,7 @@ async def _receive(request: Request, write: Callable[[bytes], None], timeout_sec
     """
     incoming = Incoming(request.receive, timeout_seconds)
     pieces: list[bytes] = []
+    written = 0
     more = True
     while more:
         message = await incoming.next()
@@ -140,9 +141,10 @@ async def _receive(request: Request, write: Callable[[bytes], None], timeout_sec
             return False
         more = message.get("more_body", False)
         pieces.append(message.get("body", b""))
-        if not more or sum(map(len, pieces)) >= _PIECE_BYTES:
+        if not more or incoming.size - written >= _PIECE_BYTES:
             await asyncio.to_thread(_written, write, b"".join(pieces))
             pieces.clear()
+            written = incoming.size
     return True
 
 

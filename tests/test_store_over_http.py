@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -144,6 +145,19 @@ def test_a_large_blob_goes_to_disk_and_not_to_memory(server: Server) -> None:
     assert (server.home / "models" / "blobs" / f"sha256-{sha256.hexdigest()}").stat().st_size == 300 * MIB
     again = server.client.post(f"/api/blobs/sha256:{sha256.hexdigest()}", content=pieces())
     assert (again.status_code, again.content) == (200, b""), "an answer against unread data would be lost"
+
+
+def test_a_blob_in_tiny_pieces_costs_what_they_cost(server: Server) -> None:
+    """Not their number's square, on the loop that answers everybody."""
+    content = b"x" * 40_000
+    chunks = b"".join(b"1\r\nx\r\n" for _ in content) + b"0\r\n\r\n"
+    head = f"POST /api/blobs/{_digest(content)} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+    process = psutil.Process(server.process.pid)
+    before = sum(process.cpu_times()[:2])
+    with socket.create_connection((server.host, server.port), timeout=120) as connection:
+        connection.sendall(head.encode() + chunks)
+        assert connection.recv(1024).startswith(b"HTTP/1.1 201 ")
+    assert sum(process.cpu_times()[:2]) - before < 5
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(server: Server) -> None:
