@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from json import JSONDecoder
+from math import isinf
 from typing import Any, NoReturn, Self
 
 import orjson
@@ -26,12 +27,16 @@ MOST_CONTAINERS = 1 << 19
 MOST_MEMBERS = 1 << 22
 """Values in one text, which take a hundred bytes each."""
 
+DEEPEST = 200
+"""Objects and arrays in each other; Go reads 10000. orjson writes 254, and answers and frames put some around them."""
+
+_TOO_DEEP = "exceeded max depth"
 _SPACE = " \t\r\n"
 _GO_CONTROLS = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v"}
 
 
 class GoSyntaxError(ValueError):
-    """The text is not JSON; the message is Go's."""
+    """The text is no JSON that can be read here; the message is Go's."""
 
 
 class Float(float):
@@ -109,13 +114,14 @@ def in_key_order(value: object) -> object:
 
 
 def loads(body: bytes) -> Any:
-    """The first JSON value of `body`; what follows it is ignored, as gin's decoder does.
+    """The first JSON value of `body`; what follows it is ignored, as gin's decoder does. `dumps` can write it again.
 
     Raises:
         GoSyntaxError: with Go's message, `EOF` for a body that is empty or only space; or for more objects, arrays or
             values than are read here. Brackets and commas in strings count, too: no model has context for so many.
     """
-    if body.count(b"[") + body.count(b"{") > MOST_CONTAINERS or body.count(b",") > MOST_MEMBERS:
+    containers = body.count(b"[") + body.count(b"{")
+    if containers > MOST_CONTAINERS or body.count(b",") > MOST_MEMBERS:
         raise GoSyntaxError(f"over {MOST_CONTAINERS} brackets, or over {MOST_MEMBERS} commas")
     text = body.decode("utf-8", "replace")
     start = len(text) - len(text.lstrip(_SPACE))
@@ -123,11 +129,13 @@ def loads(body: bytes) -> Any:
         raise GoSyntaxError("EOF")
     try:
         value, _ = _DECODER.raw_decode(text, start)
-        return _without_lone_surrogates(value) if "\\u" in text else value
     except RecursionError as error:
-        raise GoSyntaxError("exceeded max depth") from error
+        raise GoSyntaxError(_TOO_DEEP) from error
     except ValueError as error:
         _complain(text, start, error)
+    if containers > DEEPEST and _is_too_deep(value):
+        raise GoSyntaxError(_TOO_DEEP)
+    return _without_lone_surrogates(value) if "\\u" in text else value
 
 
 def kind(value: object) -> str:
@@ -147,11 +155,28 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
+def _float(number: str) -> Float:
+    value = Float(number)
+    if isinf(value):
+        raise GoSyntaxError(f"json: cannot unmarshal number {number} into Go value of type float64")
+    return value
+
+
 def _integer(digits: str) -> int | Float:
-    return int(digits) if len(digits) < _LONGEST_INT64 else Float(digits)
+    return int(digits) if len(digits) < _LONGEST_INT64 else _float(digits)
 
 
-_DECODER = JSONDecoder(parse_float=Float, parse_int=_integer, parse_constant=_refuse_constant)
+def _is_too_deep(value: object) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEEPEST):
+        members = (member for one in level for member in (one.values() if isinstance(one, dict) else one))
+        level = [member for member in members if isinstance(member, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+_DECODER = JSONDecoder(parse_float=_float, parse_int=_integer, parse_constant=_refuse_constant)
 
 
 def _with_go_floats(value: object) -> object:
@@ -206,7 +231,7 @@ def _complain(text: str, start: int, cause: Exception) -> NoReturn:
     except GoSyntaxError as error:
         raise error from cause
     except RecursionError as error:
-        raise GoSyntaxError("exceeded max depth") from error
+        raise GoSyntaxError(_TOO_DEEP) from error
     raise GoSyntaxError(str(cause)) from cause
 
 

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from mlx_ollama import gojson
@@ -48,6 +50,16 @@ def test_writes_as_go_does(value: object, written: bytes) -> None:
         (b"[1.x]", "invalid character 'x' after decimal point in numeric literal"),
         (b"[1ex]", "invalid character 'x' in exponent of numeric literal"),
         (b"[" * 100_000, "exceeded max depth"),
+        pytest.param(b"[" * 201 + b"]" * 201, "exceeded max depth", id="arrays"),
+        pytest.param(b'[0,{"a":' * 101 + b"1" + b"}]" * 101, "exceeded max depth", id="objects in arrays"),
+        (b'{"a":[1e999]} trailing', "json: cannot unmarshal number 1e999 into Go value of type float64"),
+        (b"-1.5E+400", "json: cannot unmarshal number -1.5E+400 into Go value of type float64"),
+        pytest.param(
+            b"9" * 400,
+            f"json: cannot unmarshal number {'9' * 400} into Go value of type float64",
+            id="digits",
+        ),
+        (b"[1e999,x]", "invalid character 'x' looking for beginning of value"),
     ],
 )
 def test_complains_as_go_does(text: bytes, message: str) -> None:
@@ -61,6 +73,30 @@ def test_forgives_what_go_forgives() -> None:
     assert gojson.loads(b'"\\ud800x"') == "\ufffdx"
     assert gojson.loads(b'"\\ud83d\\ude00"') == "😀"
     assert gojson.loads(b'"\xff"') == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"[" * 200 + b"]" * 200, b'{"a":' * 200 + b"1" + b"}" * 200, b"1 " + b"[" * 300, b'"' + b"[" * 300 + b'"'],
+    ids=["arrays", "objects", "what follows", "a string"],
+)
+def test_what_was_read_can_be_written_again_within_an_answer(text: bytes) -> None:
+    value = gojson.loads(text)
+    assert gojson.loads(gojson.dumps(value)) == value
+    assert gojson.dumps([[[[[[[[value]]]]]]]])
+
+
+@pytest.mark.parametrize("number", [b"1e308", b"-1e-999", b"9" * 300], ids=["large", "tiny", "long"])
+def test_numbers_that_a_float64_holds_are_read(number: bytes) -> None:
+    assert gojson.loads(number) == float(number)
+
+
+def test_many_values_in_a_deep_text_take_no_longer_than_it_is_long() -> None:
+    wide = b"[" * 199 + b"[" + b",".join([b"[]"] * 200_000) + b"]" + b"]" * 199
+    began = time.process_time()
+    with pytest.raises(gojson.GoSyntaxError, match="exceeded max depth"):
+        gojson.loads(wide)
+    assert time.process_time() - began < 2
 
 
 def test_floats_remember_how_they_were_written() -> None:

@@ -259,6 +259,30 @@ def test_errors_are_openais(gpt: openai.OpenAI, server: Server) -> None:
         gpt.responses.create(model="", input="hi")
 
 
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("1e999", "json: cannot unmarshal number 1e999 into Go value of type float64"),
+        ("[" * 240 + "]" * 240, "exceeded max depth"),
+    ],
+    ids=["endless", "deep"],
+)
+def test_what_could_not_be_written_again_is_the_callers_fault(server: Server, value: str, complaint: str) -> None:
+    function = f'{{"type":"function","name":"f","parameters":{{"a":{value}}}}}'
+    used = f'{{"role":"assistant","content":[{{"type":"tool_use","id":"1","name":"f","input":{{"a":{value}}}}}]}}'
+    layout = f'{{"type":"json_schema","name":"n","schema":{{"type":{value}}}}}'
+    for path, body in (
+        ("/v1/responses", f'{{"model":"able","input":"hi","tools":[{function}]}}'),
+        ("/v1/responses", f'{{"model":"able","input":"hi","stream":true,"text":{{"format":{layout}}}}}'),
+        ("/v1/messages", f'{{"model":"able","max_tokens":1,"messages":[{used}]}}'),
+        ("/api/show", f'{{"model":"able","options":{{"a":{value}}}}}'),
+        ("/api/create", f'{{"model":"own","from":"able","parameters":{{"a":{value}}},"stream":false}}'),
+    ):
+        refused = server.client.post(path, content=body)
+        error = refused.json()["error"]
+        assert (refused.status_code, error if path.startswith("/api") else error["message"]) == (400, complaint), path
+
+
 def test_bodies_may_come_compressed(server: Server) -> None:
     for path, body in (
         ("/v1/responses", {"model": "plain", "input": "hi", "max_output_tokens": 5}),

@@ -20,12 +20,12 @@ from mlx_ollama.dialects.gotypes import (
     unheeded,
 )
 from mlx_ollama.dialects.sse import EVENT_STREAM
-from mlx_ollama.dialects.v1types import ignored, writable
+from mlx_ollama.dialects.v1types import ignored
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.types import Chat, Message
 
 _MESSAGE = Struct("MessageParam", {"role": string, "content": anything})
-_TOOL = Struct("Tool", {"type": string, "name": string, "description": string, "input_schema": writable})
+_TOOL = Struct("Tool", {"type": string, "name": string, "description": string, "input_schema": anything})
 _FORMAT = Struct("JSONOutputFormat", {"type": unheeded("json_schema", read=string), "schema": anything})
 _OUTPUT = Struct("OutputConfig", {"effort": string, "format": object_of(_FORMAT, "anthropic.JSONOutputFormat")})
 _REQUEST = Struct(

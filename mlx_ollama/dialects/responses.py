@@ -22,24 +22,19 @@ from mlx_ollama.dialects.gotypes import (
 from mlx_ollama.dialects.responses_answers import ResponsesChat
 from mlx_ollama.dialects.responses_input import joined_name, read_input
 from mlx_ollama.dialects.sse import EVENT_STREAM
-from mlx_ollama.dialects.v1types import ABOUT_THE_CALLER, STREAM_OPTIONS, ignored, think_of_effort, writable
+from mlx_ollama.dialects.v1types import ABOUT_THE_CALLER, STREAM_OPTIONS, ignored, think_of_effort
 from mlx_ollama.types import Message
-
-
-def _schema(value: Any, where: str) -> Any:
-    return writable(mapping(value, where), where)
-
 
 _REASONING = Struct("ResponsesReasoning", {"effort": string, "summary": string})
 _STREAM_OPTIONS = Struct("StreamOptions", STREAM_OPTIONS)
 _FORMAT = Struct(
     "ResponsesTextFormat",
-    {"type": string, "name": string, "description": string, "schema": writable, "strict": boolean},
+    {"type": string, "name": string, "description": string, "schema": anything, "strict": boolean},
 )
 _TEXT = Struct(
     "ResponsesText", {"format": object_of(_FORMAT, "openai.ResponsesTextFormat"), "verbosity": unheeded("medium")}
 )
-_FUNCTION = {"type": string, "name": string, "description": string, "strict": boolean, "parameters": _schema}
+_FUNCTION = {"type": string, "name": string, "description": string, "strict": boolean, "parameters": mapping}
 _MEMBER = Struct("ResponsesTool", _FUNCTION)
 _TOOL = Struct(
     "ResponsesTool",

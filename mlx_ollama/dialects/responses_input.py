@@ -7,16 +7,16 @@ from typing import Any
 
 from mlx_ollama import gojson
 from mlx_ollama.dialects.gotypes import Struct, anything, string
-from mlx_ollama.dialects.v1types import arguments_of_text, image_of_url, role_of, writable
+from mlx_ollama.dialects.v1types import arguments_of_text, image_of_url, role_of
 from mlx_ollama.errors import InvalidRequest
 from mlx_ollama.types import Message, ToolCall
 
 _ITEMS = {
-    "message": Struct("ResponsesInputMessage", {"role": string, "content": writable}),
+    "message": Struct("ResponsesInputMessage", {"role": string, "content": anything}),
     "function_call": Struct(
         "ResponsesFunctionCall", {"call_id": string, "name": string, "namespace": string, "arguments": string}
     ),
-    "function_call_output": Struct("ResponsesFunctionCallOutput", {"call_id": string, "output": writable}),
+    "function_call_output": Struct("ResponsesFunctionCallOutput", {"call_id": string, "output": anything}),
     "reasoning": Struct("ResponsesReasoningInput", {"encrypted_content": string, "summary": anything}),
     "web_search_call": Struct("ResponsesWebSearchCall", {}),
 }

@@ -49,15 +49,6 @@ _FORBIDDEN = 403
 _DATA_URL = re.compile(r"data:(?:image/(?:jpeg|jpg|png|webp))?;base64,")
 
 
-def writable(value: Any, where: str) -> Any:
-    """JSON that can be written again, as a schema has to be."""
-    try:
-        gojson.dumps(value)
-    except (TypeError, RecursionError) as error:
-        raise InvalidRequest("exceeded max depth") from error
-    return value
-
-
 def role_of(given: str) -> str:
     """A role by the name that templates know it by; one that nobody knows is theirs to judge.
 
