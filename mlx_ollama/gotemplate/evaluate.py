@@ -23,6 +23,9 @@ from mlx_ollama.gotemplate.values import FieldError, Struct, get_field, is_true,
 
 _LARGEST_INT = (1 << 63) - 1
 
+_OPERANDS_OF_STEP = 4
+"""So many come with a step; a command may have a hundred thousand."""
+
 
 class _Absent:
     """No value comes down the pipeline."""
@@ -81,7 +84,7 @@ class Evaluator:
         return value
 
     def _command(self, dot: object, command: Command, final: object) -> object:
-        self._budget.take_step()
+        self._budget.take_step(1 + len(command.arguments) // _OPERANDS_OF_STEP)
         first, has_arguments = command.arguments[0], len(command.arguments) > 1 or final is not _ABSENT
         match first:
             case Identifier():
@@ -123,6 +126,7 @@ class Evaluator:
     def _chain(self, dot: object, operand: Field | Variable | Chain, *, has_arguments: bool) -> object:
         self.at(operand)
         value = self._root(dot, operand)
+        self._budget.take_step(len(operand.names) // _OPERANDS_OF_STEP)
         if not operand.names:
             self._refuse_arguments(operand, has_arguments)
         for name in operand.names[:-1]:
@@ -166,16 +170,17 @@ class Evaluator:
             return self._first_decisive(dot, arguments, final, decisive=name == "or")
         function = self._functions[name]
         values = self._arguments(dot, name, function, arguments, final)
-        for value in values:
+        for value in map(unbox, values):
             if isinstance(value, str):
                 # A comparison of long texts makes none, and takes its time all the same.
                 self._budget.take_text(value)
         try:
-            result = function.call(*values)
+            result = function.call(self._budget, *values) if function.is_given_budget else function.call(*values)
         except FunctionError as error:
             self.at(command)
             raise self.error(f"error calling {name}: {error}") from error
-        return self._budget.take_text(result) if isinstance(result, str) else result
+        is_counted = function.is_given_budget or not isinstance(result, str)
+        return result if is_counted else self._budget.take_text(str(result))
 
     def _first_decisive(self, dot: object, arguments: Sequence[Operand], final: object, *, decisive: bool) -> object:
         """What `and` (decided by the first false value) or `or` (by the first true one) gives."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from mlx_ollama.gotemplate.budget import Budget
+from mlx_ollama.gotemplate.budget import ROOM_OF_ELEMENT, Budget
 from mlx_ollama.gotemplate.evaluate import Evaluator
 from mlx_ollama.gotemplate.functions import Function
 from mlx_ollama.gotemplate.gostring import clean, quote
@@ -70,7 +70,7 @@ class _Execution:
             case Action():
                 value = evaluator.pipe(dot, statement.pipe)
                 if not statement.pipe.declared:
-                    self._write(printed(value))
+                    self._write(printed(value, self._budget))
             case Branch():
                 self._branch(evaluator, dot, statement)
             case Call():
@@ -128,6 +128,8 @@ class _Execution:
             case list() | tuple():
                 return enumerate(elements(value))
             case Mapping():
+                # They are sorted whichever of them the body looks at.
+                self._budget.take_room(ROOM_OF_ELEMENT * len(value))
                 return sorted_items(value)
             case int() if not isinstance(value, bool):
                 if len(branch.pipe.declared) > 1:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal
 
+from mlx_ollama.gotemplate.budget import Budget
 from mlx_ollama.gotemplate.comparison import equals, equals_one, is_at_most, is_less
 from mlx_ollama.gotemplate.escapes import escape_html, escape_javascript, escape_query
 from mlx_ollama.gotemplate.indexing import index, length, slice_
@@ -14,6 +15,8 @@ from mlx_ollama.gotemplate.values import is_true, pointee, to_json
 
 Today = Callable[[], date]
 Parameter = Literal["any", "string"]
+
+_PIECE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class Function:
     rest: Parameter | None = None
     is_given_boxes: bool = False
     """Whether it tells what a field holds from the same value out of a variable."""
+    is_given_budget: bool = False
+    """Whether the budget comes before its arguments: it can make more than it was given, and counts while it does."""
 
 
 def functions(today: Today) -> dict[str, Function]:
@@ -35,23 +40,25 @@ def functions(today: Today) -> dict[str, Function]:
     }
 
 
-def _print(*operands: object) -> str:
-    return sprint(operands)
+def _print(budget: Budget, *operands: object) -> str:
+    return sprint(operands, budget)
 
 
-def _println(*operands: object) -> str:
-    return sprintln(operands)
+def _println(budget: Budget, *operands: object) -> str:
+    return sprintln(operands, budget)
 
 
-def _printf(template: str, *operands: object) -> str:
-    return sprintf(template, operands)
+def _printf(budget: Budget, template: str, *operands: object) -> str:
+    return sprintf(template, operands, budget)
 
 
-def _escaping(escape: Callable[[str], str]) -> Callable[..., str]:
-    def call(*operands: object) -> str:
-        return escape(sprint([_printable(operand) for operand in operands]))
+def _escaping(escape: Callable[[str], str]) -> Function:
+    def call(budget: Budget, *operands: object) -> str:
+        text = sprint([_printable(operand) for operand in operands], budget)
+        pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
+        return "".join(budget.take_text(escape(piece)) for piece in pieces)
 
-    return call
+    return Function(call, (), "any", is_given_budget=True)
 
 
 def _printable(operand: object) -> object:
@@ -71,14 +78,14 @@ FUNCTIONS: dict[str, Function] = {
     "gt": _ordered(lambda first, second: not is_at_most(first, second)),
     "ge": _ordered(lambda first, second: not is_less(first, second)),
     "len": Function(length, ("any",), is_given_boxes=True),
-    "index": Function(index, ("any",), "any"),
-    "slice": Function(slice_, ("any",), "any", is_given_boxes=True),
-    "print": Function(_print, (), "any"),
-    "printf": Function(_printf, ("string",), "any"),
-    "println": Function(_println, (), "any"),
-    "html": Function(_escaping(escape_html), (), "any"),
-    "js": Function(_escaping(escape_javascript), (), "any"),
-    "urlquery": Function(_escaping(escape_query), (), "any"),
+    "index": Function(index, ("any",), "any", is_given_budget=True),
+    "slice": Function(slice_, ("any",), "any", is_given_boxes=True, is_given_budget=True),
+    "print": Function(_print, (), "any", is_given_budget=True),
+    "printf": Function(_printf, ("string",), "any", is_given_budget=True),
+    "println": Function(_println, (), "any", is_given_budget=True),
+    "html": _escaping(escape_html),
+    "js": _escaping(escape_javascript),
+    "urlquery": _escaping(escape_query),
     "json": Function(to_json, ("any",)),
     "toTypeScriptType": Function(typescript_type, ("any",)),
 }

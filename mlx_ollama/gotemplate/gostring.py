@@ -12,6 +12,7 @@ _ESCAPE = re.compile(
 )
 _LARGEST_BYTE = 0xFF
 _LARGEST_CHARACTER = 0x10FFFF
+_PIECE = 1 << 16
 _SURROGATES = range(0xD800, 0xE000)
 _ESCAPED_BYTES = range(0xDC80, 0xDD00)
 _LARGEST_SHORT = 0xFFFF
@@ -63,7 +64,9 @@ def describe_character(character: str) -> str:
 
 def quote(text: str, *, ascii_only: bool = False) -> str:
     """`text` as a Go string literal (the verb %q)."""
-    return '"' + "".join(_quote_character(character, '"', ascii_only) for character in text) + '"'
+    # In pieces: a list of all characters takes many times the memory of the text.
+    pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
+    return '"' + "".join("".join(_quote_character(each, '"', ascii_only) for each in piece) for piece in pieces) + '"'
 
 
 def quote_character(code: int, *, ascii_only: bool = False) -> str:

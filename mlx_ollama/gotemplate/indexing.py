@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from mlx_ollama.gotemplate import gostring
+from mlx_ollama.gotemplate.budget import ROOM_OF_ELEMENT, Budget
 from mlx_ollama.gotemplate.errors import FunctionError
 from mlx_ollama.gotemplate.values import Array, Byte, get_item, pointee, type_name, unbox
 
@@ -22,16 +23,19 @@ def length(value: object) -> int:
     raise FunctionError("len of nil pointer" if target is None else f"len of type {type_name(pointee(target))}")
 
 
-def index(value: object, *keys: object) -> object:
+def index(budget: Budget, value: object, *keys: object) -> object:
     """`value[key][key]…`; a string gives bytes."""
     if unbox(value) is None:
         raise FunctionError("index of untyped nil")
     for key in map(unbox, keys):
-        value = _element(unbox(value), key)
+        target = unbox(value)
+        if isinstance(target, str):
+            budget.take_text(target)
+        value = _element(target, key)
     return value
 
 
-def slice_(value: object, *bounds: object) -> object:
+def slice_(budget: Budget, value: object, *bounds: object) -> object:
     """`value[a:b]`; a string is cut between bytes. A bound in a box is no number to Go."""
     target = unbox(value)
     if target is None:
@@ -39,10 +43,11 @@ def slice_(value: object, *bounds: object) -> object:
     if len(bounds) > _MOST_SLICE_INDEXES:
         raise FunctionError(f"too many slice indexes: {len(bounds)}")
     if isinstance(target, str):
-        return _slice_text(target, bounds)
+        return budget.take_text(_slice_text(target, bounds))
     if not isinstance(target, list | tuple):
         raise FunctionError(f"can't slice item of type {type_name(pointee(target))}")
     start, end = _bounds(bounds, len(target))
+    budget.take_room(ROOM_OF_ELEMENT * (end - start))
     return target.part(start, end) if isinstance(target, Array) else list(target[start:end])
 
 

@@ -1,56 +1,75 @@
 """`printf` and `print`: format strings and the spaces between operands (wire-spec 12.2)."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from mlx_ollama.gotemplate.budget import Budget
 from mlx_ollama.gotemplate.values import pointee, type_name, unbox
-from mlx_ollama.gotemplate.verbs import PLAIN, Flags, format_value
+from mlx_ollama.gotemplate.verbs import Flags, format_value
 
 _LARGEST_WIDTH = 1_000_000
+_STEPS_OF_VERB = 8
+_MOST_DIGITS = len(str(_LARGEST_WIDTH)) + 1
+_FLAGS = re.compile(r"[#0+\- ]*")
+_DIGITS = re.compile(r"[0-9]*")
 
 
-def printed(value: object) -> str:
+def printed(value: object, budget: Budget) -> str:
     """What `{{ value }}` writes."""
-    return "<no value>" if value is None else format_value(pointee(value))
+    return "<no value>" if value is None else format_value(pointee(value), flags=Flags(budget=budget))
 
 
-def sprint(operands: Sequence[object]) -> str:
+def sprint(operands: Sequence[object], budget: Budget) -> str:
     """Operands side by side, with a space between two of which neither is a string."""
-    text = ""
-    for index, operand in enumerate(map(unbox, operands)):
-        is_spaced = index and not isinstance(operand, str) and not isinstance(unbox(operands[index - 1]), str)
-        text += (" " if is_spaced else "") + format_value(operand)
-    return text
+    return _joined(_spaced(operands, Flags(budget=budget)), budget)
 
 
-def sprintln(operands: Sequence[object]) -> str:
+def sprintln(operands: Sequence[object], budget: Budget) -> str:
     """Operands with a space between any two, and a newline."""
-    return " ".join(map(format_value, operands)) + "\n"
+    flags = Flags(budget=budget)
+    parts = (f"{' ' if index else ''}{format_value(each, flags=flags)}" for index, each in enumerate(operands))
+    return _joined(parts, budget) + "\n"
 
 
-def sprintf(template: str, operands: Sequence[object]) -> str:
+def sprintf(template: str, operands: Sequence[object], budget: Budget) -> str:
     """`template` with its verbs replaced, and Go's remarks on those that do not fit."""
-    return _Format(template, operands).run()
+    return _joined(_Format(template, operands, budget).parts(), budget)
+
+
+def _joined(parts: Iterable[str], budget: Budget) -> str:
+    """One text; each part is counted before the next is made."""
+    return "".join(map(budget.take_text, parts))
+
+
+def _spaced(operands: Sequence[object], flags: Flags) -> Iterator[str]:
+    is_behind_text = True
+    for operand in map(unbox, operands):
+        is_text = isinstance(operand, str)
+        yield ("" if is_text or is_behind_text else " ") + format_value(operand, flags=flags)
+        is_behind_text = is_text
 
 
 class _Format:
-    def __init__(self, template: str, operands: Sequence[object]) -> None:
+    def __init__(self, template: str, operands: Sequence[object], budget: Budget) -> None:
         self._template = template
         self._operands = operands
+        self._budget = budget
+        self._last_bracket = template.rfind("]")
         self._position = 0
         self._used = 0
         self._is_reordered = False
         self._is_index_good = True
         self._has_index = False
 
-    def run(self) -> str:
-        parts: list[str] = []
+    def parts(self) -> Iterator[str]:
         while (percent := self._template.find("%", self._position)) >= 0:
-            parts.append(self._template[self._position : percent])
+            yield self._template[self._position : percent]
             self._position = percent + 1
-            parts.append(self._directive())
-        parts += [self._template[self._position :], self._extra()]
-        return "".join(parts)
+            self._budget.take_step(_STEPS_OF_VERB)
+            yield self._directive()
+        yield self._template[self._position :]
+        yield from self._extra()
 
     def _directive(self) -> str:
         self._is_index_good, self._has_index = True, False
@@ -71,49 +90,46 @@ class _Format:
         return is_there
 
     def _flags(self) -> Flags:
-        flags = PLAIN
-        while character := self._peek():
-            match character:
-                case "#":
-                    flags = replace(flags, sharp=True)
-                case "0":
-                    flags = replace(flags, zero=True)
-                case "+":
-                    flags = replace(flags, plus=True)
-                case "-":
-                    flags = replace(flags, minus=True)
-                case " ":
-                    flags = replace(flags, space=True)
-                case _:
-                    break
-            self._position += 1
-        return flags
+        given = self._match(_FLAGS)
+        return Flags(
+            plus="+" in given,
+            minus="-" in given,
+            sharp="#" in given,
+            space=" " in given,
+            zero="0" in given,
+            budget=self._budget,
+        )
+
+    def _match(self, pattern: re.Pattern[str]) -> str:
+        found = pattern.match(self._template, self._position)
+        self._position = found.end() if found else self._position
+        return found.group() if found else ""
 
     def _number(self) -> int | None:
-        start = self._position
-        number = 0
-        while self._peek().isascii() and self._peek().isdigit():
-            if number > _LARGEST_WIDTH:
-                self._position = start
-                return None
-            number = number * 10 + int(self._peek())
-            self._position += 1
-        return number if self._position > start else None
+        """None for no digits, and for too many: Go then gives up the rest of the format."""
+        digits = self._match(_DIGITS)
+        if not digits:
+            return None
+        number = _number_of(digits)
+        if number is None:
+            self._position = len(self._template)
+        return number
 
     def _index(self) -> None:
         """`[2]`: the operand to use next."""
         if self._peek() != "[":
             return
         self._is_reordered = self._has_index = True
-        end = self._template.find("]", self._position)
-        if end < 0:
+        if self._position > self._last_bracket:
             self._position += 1
             self._is_index_good = False
             return
+        end = self._template.index("]", self._position)
         digits = self._template[self._position + 1 : end]
         self._position = end + 1
-        if digits.isascii() and digits.isdigit() and 1 <= int(digits) <= len(self._operands):
-            self._used = int(digits) - 1
+        number = _number_of(digits) if digits.isascii() and digits.isdigit() else None
+        if number and number <= len(self._operands):
+            self._used = number - 1
         else:
             self._is_index_good = False
 
@@ -170,12 +186,23 @@ class _Format:
         self._used += 1
         return format_value(operand, verb, flags)
 
-    def _extra(self) -> str:
+    def _extra(self) -> Iterator[str]:
         if self._is_reordered or self._used >= len(self._operands):
-            return ""
-        extra = map(_describe, map(unbox, self._operands[self._used :]))
-        return f"%!(EXTRA {', '.join(extra)})"
+            return
+        separator = "%!(EXTRA "
+        for operand in map(unbox, self._operands[self._used :]):
+            yield separator + _describe(operand, Flags(budget=self._budget))
+            separator = ", "
+        yield ")"
 
 
-def _describe(value: object) -> str:
-    return "<nil>" if value is None else f"{type_name(value)}={format_value(value)}"
+def _number_of(digits: str) -> int | None:
+    """The number; None for one that Go calls too large, which it asks before the last digit."""
+    digits = digits.lstrip("0")
+    if len(digits) > _MOST_DIGITS or int(digits[:-1] or 0) > _LARGEST_WIDTH:
+        return None
+    return int(digits or 0)
+
+
+def _describe(value: object, flags: Flags) -> str:
+    return "<nil>" if value is None else f"{type_name(value)}={format_value(value, flags=flags)}"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mlx_ollama.gotemplate import gostring
+from mlx_ollama.gotemplate.budget import ROOM_OF_ELEMENT, Budget
 from mlx_ollama.gotemplate.floats import format_float
 from mlx_ollama.gotemplate.values import Byte, Struct, is_nil, own_text, sorted_items, type_name, unbox
 
@@ -24,6 +25,12 @@ class Flags:
     is_go_syntax: bool = False
     width: int = 0
     precision: int | None = None
+    budget: Budget | None = None
+    """What a stranger's widths and precisions are paid from, once for every element that is padded, and elements."""
+
+    def take_room(self, characters: int) -> None:
+        if self.budget is not None:
+            self.budget.take_room(characters)
 
 
 PLAIN = Flags()
@@ -48,6 +55,7 @@ def _format(value: object, verb: str, flags: Flags) -> str:
     if flags.is_go_syntax and is_nil(value):
         return f"{type_name(value)}(nil)"
     if verb in _VERBS_OF_TEXT and not flags.is_go_syntax and (text := own_text(value)) is not None:
+        flags.take_room(len(text))
         value = text
     formatted = _format_kind(value, verb, flags)
     return _misfit(value, verb, flags) if formatted is None else formatted
@@ -79,6 +87,7 @@ def _misfit(value: object, verb: str, flags: Flags) -> str:
 
 
 def _format_list(value: list[object] | tuple[object, ...], verb: str, flags: Flags) -> str:
+    flags.take_room(ROOM_OF_ELEMENT * len(value))
     parts = [_format(element, verb, flags) for element in value]
     if flags.is_go_syntax:
         return f"{type_name(value)}{{{', '.join(parts)}}}"
@@ -86,6 +95,7 @@ def _format_list(value: list[object] | tuple[object, ...], verb: str, flags: Fla
 
 
 def _format_map(value: Mapping[str, object], verb: str, flags: Flags) -> str:
+    flags.take_room(ROOM_OF_ELEMENT * len(value))
     parts = [f"{_format(key, verb, flags)}:{_format(element, verb, flags)}" for key, element in sorted_items(value)]
     if flags.is_go_syntax:
         return f"{type_name(value)}{{{', '.join(parts)}}}"
@@ -119,13 +129,15 @@ def _quoted(text: str, flags: Flags) -> str:
 
 
 def _hexadecimal(text: str, verb: str, flags: Flags) -> str:
-    raw = gostring.to_bytes(text)[: flags.precision]
+    # A character is one byte at least: what lies behind those is not looked at.
+    raw = gostring.to_bytes(text[: flags.precision])[: flags.precision]
     prefix = f"0{verb}" if flags.sharp and raw else ""
-    separator = f" {prefix}" if flags.space else ""
-    return prefix + separator.join(f"{byte:02{verb}}" for byte in raw)
+    digits = raw.hex(" ") if flags.space else raw.hex()
+    return prefix + (digits.upper() if verb == "X" else digits).replace(" ", f" {prefix}")
 
 
 def _format_integer(value: int, verb: str, flags: Flags) -> str | None:
+    flags.take_room(flags.precision or 0)
     if verb == "c":
         return _pad(gostring.character_of(value), flags)
     if verb == "q":
@@ -164,6 +176,7 @@ def _code_point(value: int, flags: Flags) -> str:
 def _format_fraction(value: float, verb: str, flags: Flags) -> str | None:
     if verb not in _VERBS_OF_FLOATS:
         return None
+    flags.take_room(flags.precision or 0)
     text = format_float(abs(value), "g" if verb == "v" else verb, flags.precision, keeps_zeros=flags.sharp)
     sign = _sign(str(value).startswith("-"), flags)
     is_finite = text[0].isdigit()
@@ -183,6 +196,7 @@ def _sign(is_negative: bool, flags: Flags) -> str:
 
 
 def _pad(text: str, flags: Flags) -> str:
+    flags.take_room(flags.width)
     if flags.minus:
         return text.ljust(flags.width)
     return text.rjust(flags.width, "0" if flags.zero else " ")

@@ -1,3 +1,5 @@
+import time
+import tracemalloc
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -5,6 +7,7 @@ from typing import Any
 import pytest
 
 from mlx_ollama.gotemplate import Template, TemplateError, render_messages, thinking_tags
+from mlx_ollama.gotemplate.values import Table
 from mlx_ollama.types import Message, ToolCall
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -112,6 +115,79 @@ def test_the_deepest_template_that_parses_runs() -> None:
 def test_templates_that_would_not_end_are_refused(text: str, complaint: str) -> None:
     with pytest.raises(TemplateError, match=f"exceeded maximum {complaint}"):
         Template.parse(text).render({})
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        'printf "' + "%1000000[1]d" * 200 + '" 1',
+        'printf "' + "%[1]*[2]d" * 200 + '" 1000000 1',
+        'printf "' + "%.9999999[1]d" * 20 + '" 1',
+        'printf "' + "%.9999999[1]f" * 20 + '" 1.5',
+        'printf "%1000000v" .List',
+        'printf "%.1000000v" .List',
+        'printf "' + "%[1]s" * 200 + '" .Text',
+        "js" + " .Less" * 12,
+        "urlquery" + " .Less" * 24,
+    ],
+    ids=range(9),
+)
+def test_text_is_counted_before_it_is_there(action: str) -> None:
+    template = Template.parse(f"{{{{ $x := {action} }}}}")
+    data = {"List": list(range(100_000)), "Text": "x" * 1_000_000, "Less": "<" * 1_000_000}
+    tracemalloc.start()
+    try:
+        with pytest.raises(TemplateError, match="exceeded maximum amount of text"):
+            template.render(data)
+        assert tracemalloc.get_traced_memory()[1] < 180_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("action", "complaint"),
+    [
+        ('printf "' + "%[1].0s" * 7000 + '" 1', "number of steps"),
+        ('printf "' + "%[" * 7000 + '" 1', "number of steps"),
+        ('printf "%.0s" $.Calls', "amount of text"),
+        ('printf "%' + "0" * 100_000 + 'd" 1', "amount of text"),
+        ("and" + " 1" * 10_000, "number of steps"),
+        ("len (index $.List 0)", "amount of text"),
+        ('index $.Map "text" 0', "amount of text"),
+        ("slice $.List", "amount of text"),
+    ],
+    ids=range(8),
+)
+def test_a_round_with_much_work_in_it_is_no_way_around_the_budget(action: str, complaint: str) -> None:
+    template = Template.parse(f"{{{{ range 400000 }}}}{{{{ $x := {action} }}}}{{{{ end }}}}")
+    text = "\u00e9" * 100_000
+    calls = Table({"text": text}, "template.templateArgs")
+    begun = time.monotonic()
+    with pytest.raises(TemplateError, match=f"exceeded maximum {complaint}"):
+        template.render({"List": [text] * 1000, "Map": {"text": text}, "Calls": calls})
+    assert time.monotonic() - begun < 20
+
+
+def test_a_map_that_is_only_begun_counts_as_a_whole() -> None:
+    template = Template.parse("{{ range 300000 }}{{ range $.Map }}{{ break }}{{ end }}{{ end }}")
+    with pytest.raises(TemplateError, match="exceeded maximum amount of text"):
+        template.render({"Map": {str(number): number for number in range(10_000)}})
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        (f'printf "%[{"9" * 5000}]d" 1', "%!d(BADINDEX)"),
+        (f'printf "%[{"0" * 5000}2]d" 1 2', "2"),
+        (f'printf "%{"9" * 5000}d" 1', "%!(NOVERB)%!(EXTRA int=1)"),
+        (f'printf "%.{"9" * 5000}d" 1', "%!(NOVERB)%!(EXTRA int=1)"),
+        (f'printf "%*d" 1{"0" * 9} 1', "%!(BADWIDTH)1"),
+        (f'printf "%{"0" * 5000}3d" 1', "001"),
+    ],
+    ids=range(6),
+)
+def test_numbers_with_thousands_of_digits_are_refused_as_go_does(action: str, expected: str) -> None:
+    assert Template.parse(f"{{{{ {action} }}}}").render({}) == expected
 
 
 @pytest.mark.parametrize("depth", [300, 900])
