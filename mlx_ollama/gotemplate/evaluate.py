@@ -42,7 +42,9 @@ class Evaluator:
         self._name = name
         self._functions = functions
         self._budget = budget
-        self._variables: list[tuple[str, object]] = [("$", data)]
+        self._declared = ["$"]
+        self._values: dict[str, list[object]] = {"$": [data]}
+        """What each name stands for, the innermost last."""
         self._place: Operand | Command | Call = Dot(0)
 
     def error(self, complaint: str) -> TemplateError:
@@ -57,18 +59,23 @@ class Evaluator:
         self._place = place
 
     def mark(self) -> int:
-        return len(self._variables)
+        return len(self._declared)
 
     def forget_since(self, mark: int) -> None:
-        del self._variables[mark:]
+        for name in self._declared[mark:]:
+            self._values[name].pop()
+        del self._declared[mark:]
 
     def assign(self, name: str, value: object) -> None:
         """Give a value to the innermost variable of this name."""
-        for index in range(len(self._variables) - 1, -1, -1):
-            if self._variables[index][0] == name:
-                self._variables[index] = (name, value)
-                return
-        raise self.error(f"undefined variable: {name}")
+        values = self._values.get(name)
+        if not values:
+            raise self.error(f"undefined variable: {name}")
+        values[-1] = value
+
+    def _declare(self, name: str, value: object) -> None:
+        self._declared.append(name)
+        self._values.setdefault(name, []).append(value)
 
     def pipe(self, dot: object, pipe: Pipe) -> object:
         """The value of a pipeline, which its variables are given too."""
@@ -80,7 +87,7 @@ class Evaluator:
             if pipe.assigns:
                 self.assign(name, value)
             else:
-                self._variables.append((name, value))
+                self._declare(name, value)
         return value
 
     def _command(self, dot: object, command: Command, final: object) -> object:
@@ -144,10 +151,10 @@ class Evaluator:
         return self._operand(dot, operand.root)
 
     def _variable(self, name: str) -> object:
-        for known, value in reversed(self._variables):
-            if known == name:
-                return value
-        raise self.error(f"undefined variable: {name}")
+        values = self._values.get(name)
+        if not values:
+            raise self.error(f"undefined variable: {name}")
+        return values[-1]
 
     def _field(self, receiver: object, name: str, *, has_arguments: bool) -> object:
         target = unbox(receiver)

@@ -190,6 +190,23 @@ def test_numbers_with_thousands_of_digits_are_refused_as_go_does(action: str, ex
     assert Template.parse(f"{{{{ {action} }}}}").render({}) == expected
 
 
+def test_a_variable_is_found_at_once_among_many() -> None:
+    many = "".join(f"{{{{ $v{number} := {number} }}}}" for number in range(5000))
+    template = Template.parse("{{ $first := 1 }}" + many + "{{ range 100000 }}{{ $first = $first }}{{ end }}")
+    begun = time.process_time()
+    assert template.render({}) == ""
+    assert time.process_time() - begun < 10
+
+
+def test_a_variable_hides_the_one_outside_until_its_block_ends() -> None:
+    template = Template.parse(
+        "{{ $x := 1 }}{{ range $i, $x := .L }}{{ $x }}{{ $x := 8 }}{{ $x }}{{ $x = 9 }}{{ $x }}{{ end }}{{ $x }}"
+        "{{ if true }}{{ $x = 2 }}{{ $x := 3 }}{{ $x = 4 }}{{ $x }}{{ end }}{{ $x }}"
+        "{{ $x := 5 }}{{ $x }}{{ with $x := 6 }}{{ $x }}{{ end }}{{ $x }}{{ $x = 7 }}{{ $x }}{{ $.A }}",
+    )
+    assert template.render({"L": ["a", "b"], "A": "z"}) == "a89b891425657z"
+
+
 @pytest.mark.parametrize("depth", [300, 900])
 @pytest.mark.parametrize(
     "text", ["{{ range .Messages }}{{ range .ToolCalls }}{{ . }}{{ end }}{{ end }}", "{{ .Tools }}{{ .Messages }}"]
