@@ -28,24 +28,27 @@ def execute(
     templates: Mapping[str, Block],
     functions: Mapping[str, Function],
     data: object,
+    budget: Budget,
 ) -> str:
-    """The text that the template with the empty name makes of `data`.
+    """The text that the template with the empty name makes of `data`, within what is left of `budget`.
 
     Raises:
         TemplateError: with Go's message, `template: :LINE:COLUMN: executing "" at <…>: …`.
     """
-    execution = _Execution(source, templates, functions)
+    execution = _Execution(source, templates, functions, budget)
     execution.run("", data)
     return clean("".join(execution.output))
 
 
 class _Execution:
-    def __init__(self, source: str, templates: Mapping[str, Block], functions: Mapping[str, Function]) -> None:
+    def __init__(
+        self, source: str, templates: Mapping[str, Block], functions: Mapping[str, Function], budget: Budget
+    ) -> None:
         self.output: list[str] = []
         self._source = source
         self._templates = templates
         self._functions = functions
-        self._budget = Budget()
+        self._budget = budget
         self._depth = 0
 
     def run(self, name: str, data: object) -> None:

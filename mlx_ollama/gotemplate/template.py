@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Self
 
 from mlx_ollama.gotemplate import execute, functions
-from mlx_ollama.gotemplate.budget import BudgetError
+from mlx_ollama.gotemplate.budget import Budget, BudgetError
 from mlx_ollama.gotemplate.errors import TemplateError
 from mlx_ollama.gotemplate.nodes import Block
 from mlx_ollama.gotemplate.parser import parse
@@ -32,14 +32,20 @@ class Template:
         except RecursionError as error:
             raise TemplateError("template: :1: max expression depth exceeded") from error
 
-    def render(self, data: Mapping[str, object], *, today: Callable[[], date] = date.today) -> str:
-        """The text this template makes of `data`.
+    def render(
+        self,
+        data: Mapping[str, object],
+        *,
+        today: Callable[[], date] = date.today,
+        budget: Budget | None = None,
+    ) -> str:
+        """The text this template makes of `data`; `budget` is for those that render more than once for one request.
 
         Raises:
             TemplateError: with Go's message, `template: :LINE:COLUMN: executing "" at <…>: …`.
         """
         try:
-            return execute.execute(self.text, self._templates, functions.functions(today), data)
+            return execute.execute(self.text, self._templates, functions.functions(today), data, budget or Budget())
         except BudgetError as error:
             raise TemplateError(f"template: : {error}") from error
         except RecursionError as error:

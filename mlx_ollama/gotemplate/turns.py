@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 
+from mlx_ollama.gotemplate.budget import Budget
 from mlx_ollama.gotemplate.messages import Message
 from mlx_ollama.gotemplate.nodes import Action, Block, Branch, Command, Field, Operand, Pipe, Statement
 from mlx_ollama.gotemplate.template import Template
@@ -30,8 +31,10 @@ def render_turns(
     if "response" not in template.variables:
         template = template.with_root((*template.root, _PRINT_RESPONSE))
     *earlier, last = _turns(messages)
-    parts = [template.render({**data, **_data(turn)}, today=today) for turn in earlier]
-    return "".join([*parts, _until_response(template).render({**data, **_data(last)}, today=today)])
+    budget = Budget()
+    parts = [template.render({**data, **_data(turn)}, today=today, budget=budget) for turn in earlier]
+    ending = _until_response(template).render({**data, **_data(last)}, today=today, budget=budget)
+    return "".join([*parts, ending])
 
 
 def _data(turn: _Turn) -> dict[str, str]:

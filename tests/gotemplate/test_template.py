@@ -190,6 +190,14 @@ def test_numbers_with_thousands_of_digits_are_refused_as_go_does(action: str, ex
     assert Template.parse(f"{{{{ {action} }}}}").render({}) == expected
 
 
+def test_the_turns_of_a_conversation_share_a_budget() -> None:
+    template = Template.parse("{{ range 100000 }}{{ end }}{{ .Prompt }}")
+    turns = [Message("user", "q"), Message("assistant", "a")]
+    assert render_messages(template, turns * 2).startswith("qa")
+    with pytest.raises(TemplateError, match="exceeded maximum number of steps"):
+        render_messages(template, turns * 20)
+
+
 def test_a_variable_is_found_at_once_among_many() -> None:
     many = "".join(f"{{{{ $v{number} := {number} }}}}" for number in range(5000))
     template = Template.parse("{{ $first := 1 }}" + many + "{{ range 100000 }}{{ $first = $first }}{{ end }}")
