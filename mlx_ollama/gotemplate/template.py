@@ -12,6 +12,10 @@ from mlx_ollama.gotemplate.nodes import Block
 from mlx_ollama.gotemplate.parser import parse
 from mlx_ollama.gotemplate.walk import names_in
 
+LONGEST = 1 << 20
+"""Characters. A request brings its own template, as whoever makes a model does, and parsed it takes hundreds of times
+its length."""
+
 
 class Template:
     """The text of a model's TEMPLATE, ready to render (wire-spec 12.2)."""
@@ -25,8 +29,10 @@ class Template:
         """Parse `text`.
 
         Raises:
-            TemplateError: with Go's message, `template: :LINE: …`.
+            TemplateError: with Go's message, `template: :LINE: …`, or for a text that is too long.
         """
+        if len(text) > LONGEST:
+            raise TemplateError(f"template of {len(text)} characters: {LONGEST} are the most")
         try:
             return cls(text, parse(text, functions.NAMES))
         except RecursionError as error:

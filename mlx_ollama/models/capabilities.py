@@ -54,7 +54,7 @@ def uses_harmony(model: StoredModel) -> bool:
 
 @lru_cache(maxsize=256)
 def _of_template(text: str) -> tuple[str, ...]:
-    """Nothing if the TEMPLATE does not parse, which its use will tell."""
+    """Nothing if the TEMPLATE does not parse or is too long for that, which its use will tell."""
     try:
         template = Template.parse(text)
     except TemplateError:

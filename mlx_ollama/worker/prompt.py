@@ -17,9 +17,6 @@ from mlx_ollama.worker.jinja import render_chat
 from mlx_ollama.worker.legal_names import LegalNames
 from mlx_ollama.worker.tokenizer import Tokenizer
 
-LONGEST_TEMPLATE = 1 << 20
-"""Characters. A request brings its own template, and parsed it takes hundreds of times its length."""
-
 LONGEST_REMEMBERED_TEMPLATE = 1 << 16
 """Characters; the longest of the common families has a tenth of that."""
 
@@ -121,11 +118,8 @@ def parsed(text: str) -> Template:
     """The parsed TEMPLATE; those of ordinary length are remembered.
 
     Raises:
-        TemplateFailed: if it is too long to be parsed.
-        TemplateError: if it does not parse.
+        TemplateError: if it does not parse, or is too long for that.
     """
-    if len(text) > LONGEST_TEMPLATE:
-        raise TemplateFailed(f"template of {len(text)} characters: {LONGEST_TEMPLATE} are the most")
     return _remembered(text) if len(text) <= LONGEST_REMEMBERED_TEMPLATE else Template.parse(text)
 
 

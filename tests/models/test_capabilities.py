@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,13 @@ def stored(tmp_path: Path) -> Stored:
 )
 def test_a_go_template_tells(stored: Stored, template: str, expected: tuple[str, ...]) -> None:
     assert capabilities(stored(template, jinja="{{ tools }}<think></think>")) == ("completion", *expected)
+
+
+def test_a_go_template_that_is_too_long_to_be_parsed_tells_nothing(stored: Stored) -> None:
+    model = stored("{{ .Tools }}" * (1 << 17))
+    begun = time.process_time()
+    assert capabilities(model) == ("completion",)
+    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize(
