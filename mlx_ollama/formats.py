@@ -17,19 +17,29 @@ def schema_of(format_: Any) -> str:
 
     Raises:
         WorkerError: for what is neither "json" nor an object; the reference finds that out while generating, too.
-        InvalidRequest: for an object that is too large or cannot be written.
+        InvalidRequest: for what is too large.
     """
     if format_ is None or format_ == "":
         return ""
     if format_ == "json":
         return ANY_OBJECT
-    try:
-        written = gojson.dumps(format_).decode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"invalid format: {error}") from error
-    if len(written) > LARGEST_SCHEMA_BYTES:
-        raise InvalidRequest(f"invalid format: {len(written)} bytes are more than {LARGEST_SCHEMA_BYTES}")
+    # What is far too large is not written first: everybody would wait.
+    written = gojson.dumps(format_) if _least_size(format_) <= LARGEST_SCHEMA_BYTES else None
+    if written is None or len(written) > LARGEST_SCHEMA_BYTES:
+        raise InvalidRequest(f"invalid format: more than {LARGEST_SCHEMA_BYTES} bytes")
     if not isinstance(format_, dict):
-        quoted = json.dumps(written, ensure_ascii=False)
+        quoted = json.dumps(written.decode(), ensure_ascii=False)
         raise WorkerError(f'invalid format: {quoted}; expected "json" or a valid JSON Schema object')
-    return written
+    return written.decode()
+
+
+def _least_size(value: Any) -> int:
+    """The bytes that a value takes when written, or fewer; what is over the limit is not looked at any further."""
+    size, left = 0, [value]
+    while left and size <= LARGEST_SCHEMA_BYTES:
+        one = left.pop()
+        size += len(one) + 1 if isinstance(one, str | list | dict) else 1
+        if isinstance(one, list | dict) and size <= LARGEST_SCHEMA_BYTES:
+            left.extend(one.values() if isinstance(one, dict) else one)
+            size += sum(map(len, one)) if isinstance(one, dict) else 0
+    return size

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import orjson
+
 from mlx_ollama import gojson
 from mlx_ollama.dialects import v1types
 from mlx_ollama.dialects.answers import Refusal, Stage
@@ -88,7 +90,7 @@ def decode_responses(body: bytes, headers: Mapping[str, str]) -> ResponsesChat:
         options=_options(members),
         format=_format(layout),
         think=think_of_effort(members.get("reasoning", {}).get("effort", "")),
-        echo=_echo(members, [_as_function(tool) for tool in tools], layout),
+        echo=_written(_echo(members, [_as_function(tool) for tool in tools], layout), members.get("stream", False)),
     )
 
 
@@ -146,6 +148,15 @@ def _format(layout: Mapping[str, Any]) -> Any:
     if layout.get("type") == "json_schema":
         return layout.get("schema")
     return "json" if layout.get("type") == "json_object" else None
+
+
+def _written(echo: Mapping[str, Any], is_streamed: bool) -> dict[str, orjson.Fragment]:
+    """The members as JSON; in events every object is a map in the reference, hence sorted.
+
+    Here, since large bodies are decoded in a thread, and answers are written where everybody waits.
+    """
+    told = {name: gojson.in_key_order(value) if is_streamed else value for name, value in echo.items()}
+    return {name: orjson.Fragment(gojson.dumps(value)) for name, value in told.items()}
 
 
 def _echo(members: Mapping[str, Any], functions: list[dict[str, Any]], layout: Mapping[str, Any]) -> dict[str, Any]:

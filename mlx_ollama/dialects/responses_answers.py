@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from mlx_ollama import gojson, gotime
 from mlx_ollama.dialects.responses_items import (
     GrowingMessage,
@@ -27,9 +29,9 @@ _random = random.SystemRandom()
 
 @dataclass(frozen=True, kw_only=True)
 class ResponsesChat(Chat):
-    """A chat with what its answer repeats of the request."""
+    """A chat with what its answer repeats of the request, already written: a stream says it three times."""
 
-    echo: Mapping[str, Any] = field(default_factory=dict)
+    echo: Mapping[str, orjson.Fragment] = field(default_factory=dict)
 
 
 class ResponsesAnswers(NamedEvents):

@@ -27,6 +27,11 @@ def _complaint(**members: Any) -> str:
     return raised.value.message
 
 
+def _repeated(call: ResponsesChat) -> Any:
+    """What an answer says of the request."""
+    return json.loads(ResponsesAnswers(call).whole([DONE]))
+
+
 def test_a_text_is_a_conversation() -> None:
     call = _decode(input="hi", instructions="be nice")
     assert call.messages == (Message("system", "be nice"), Message("user", "hi"))
@@ -126,10 +131,24 @@ def test_options_and_formats() -> None:
     call = _decode(max_output_tokens=9, temperature=0, top_p=0.5, text={"format": layout}, stream=True)
     assert call.options == {"temperature": 0, "top_p": 0.5, "num_predict": 9}
     assert (call.format, call.stream) == (schema, True)
-    assert call.echo["text"] == {"format": layout}
+    assert _repeated(call)["text"] == {"format": layout}
     assert _decode(text={"format": {"type": "json_object"}}).format == "json"
     assert _decode(text={"format": {"type": "text"}}).format is None
     assert _decode(tools=None, text=None, reasoning=None).tools == []
+
+
+def test_what_is_repeated_was_written_while_decoding() -> None:
+    parameters = {"type": "object", "enum": [0.5] * 300_000}
+    call = _decode(input="hi", stream=True, tools=[{"type": "function", "name": "<f>", "parameters": parameters}])
+    answers = ResponsesAnswers(call)
+    began = time.process_time()
+    frames = answers.event(Delta("x")) + answers.event(DONE)
+    assert time.process_time() - began < 0.3
+    (repeated,) = {
+        frame.partition(b'"tools":')[2].partition(b',"top_logprobs"')[0] for frame in frames.split(b"\n\n")
+    } - {b""}
+    assert repeated.startswith(b'[{"description":null,"name":"\\u003cf\\u003e","parameters":{"enum":[0.5,0.5,')
+    assert frames.count(b'"tools":') == 3
 
 
 def test_only_functions_reach_the_model() -> None:
@@ -141,7 +160,7 @@ def test_only_functions_reach_the_model() -> None:
         {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}},
         {"type": "function", "function": {"name": "ns.g"}},
     ]
-    assert call.echo["tools"] == [
+    assert _repeated(call)["tools"] == [
         function,
         {"type": "function", "name": "ns.g", "description": None, "strict": None, "parameters": None},
     ]
