@@ -262,6 +262,10 @@ def test_what_show_prints_makes_the_same_model(cli: Cli, home: Path, tmp_path: P
         ("FROM tiny\nPARAMETER nope 1", "unknown parameter 'nope'"),
         ("FROM tiny\nPARAMETER num_ctx x", "invalid int value [x]"),
         ("FROM tiny\nTEMPLATE {{ .Prompt", "template error: "),
+        (
+            f"FROM tiny\nTEMPLATE {'x' * 1048577}",
+            "template error: template of 1048577 characters: 1048576 are the most",
+        ),
         ("FROM ./nowhere", "/nowhere: no such file or directory"),
         ("FROM tiny\nADAPTER ./nowhere", "/nowhere: no such file or directory"),
         ("FROM tiny\nADAPTER made.Modelfile", "draft models and adapters are not supported"),
@@ -271,6 +275,7 @@ def test_what_show_prints_makes_the_same_model(cli: Cli, home: Path, tmp_path: P
         ("FROM made.Modelfile", "unknown type"),
         ("FROM nothing-like-it", "nothing-like-it"),
     ],
+    ids=lambda value: value[:40],
 )
 def test_models_that_cannot_be_created(cli: Cli, home: Path, tmp_path: Path, text: str, message: str) -> None:
     answer = cli.refused("create", "x", "-f", modelfile(tmp_path, text))
