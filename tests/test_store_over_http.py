@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -286,7 +287,7 @@ def test_a_client_that_leaves_ends_the_conversion(server: Server, tmp_path: Path
 def test_a_server_that_is_to_stop_does_not_wait_for_a_conversion(tmp_path: Path) -> None:
     """One that a load has begun: of a model that was adopted, or whose directory was removed."""
     with serving(tmp_path / "home", "--drain", "0.1") as server, ThreadPoolExecutor(1) as pool:
-        digest = _upload(server, write_gguf(tmp_path / "large.gguf", LARGE).read_bytes())
+        digest = _upload(server, write_gguf(tmp_path / "large.gguf", replace(LARGE, layers=12)).read_bytes())
         made = server.post("/api/create", {"model": "large", "files": {"l.gguf": digest}, "stream": False})
         assert made.json() == {"status": "success"}
         shutil.rmtree(server.home / "converted")

@@ -313,7 +313,7 @@ def test_a_prompt_that_was_there_at_two_deaths_is_not_tried_again(server: Server
 
 
 def test_an_answer_ends_at_its_deadline_though_its_worker_died(server: Server, tmp_path: Path) -> None:
-    with serving(server.home, env={**EAGER, "MLX_API_TIMEOUT": "8"}) as other:
+    with serving(server.home, env={**EAGER, "MLX_API_TIMEOUT": "6"}) as other:
         worker = _load(other, "tiny")
         body = {"model": "tiny", "prompt": "bada", "options": {"num_predict": 80_000, "num_ctx": 8192}}
         began = time.monotonic()
@@ -324,5 +324,5 @@ def test_an_answer_ends_at_its_deadline_though_its_worker_died(server: Server, t
                 if len(lines) == 2:
                     worker.kill()
         assert "MLX_API_TIMEOUT" in lines[-1]["error"] or "time" in lines[-1]["error"]
-        assert 7 < time.monotonic() - began < 20
+        assert 5 < time.monotonic() - began < 20
         assert other.figure("resumed_streams_total") == 1

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mlx_ollama.gotemplate import Template, TemplateError, render_messages, thinking_tags
+from mlx_ollama.gotemplate.budget import MAX_TEXT, Budget
 from mlx_ollama.gotemplate.values import Table
 from mlx_ollama.types import Message, ToolCall
 
@@ -170,8 +171,10 @@ def test_a_round_with_much_work_in_it_is_no_way_around_the_budget(action: str, c
 
 def test_a_map_that_is_only_begun_counts_as_a_whole() -> None:
     template = Template.parse("{{ range 300000 }}{{ range $.Map }}{{ break }}{{ end }}{{ end }}")
+    budget = Budget()
+    budget.take_room(MAX_TEXT * 7 // 8)
     with pytest.raises(TemplateError, match="exceeded maximum amount of text"):
-        template.render({"Map": {str(number): number for number in range(10_000)}})
+        template.render({"Map": {str(number): number for number in range(10_000)}}, budget=budget)
 
 
 @pytest.mark.parametrize(
