@@ -6,8 +6,7 @@ FITTING := $(shell for python in $(CANDIDATES); do \
 		or (sys.platform, platform.machine()) == ("darwin", "x86_64"))' >/dev/null 2>&1 \
 	&& echo $$python && break; done)
 BIN := .venv/bin
-# More than there are processors: many tests wait for a process or a clock.
-JOBS := 3
+JOBS := 2
 
 .PHONY: help setup tip run test check format lint types outcomes bench clean
 
