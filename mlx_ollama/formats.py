@@ -38,8 +38,12 @@ def _least_size(value: Any) -> int:
     size, left = 0, [value]
     while left and size <= LARGEST_SCHEMA_BYTES:
         one = left.pop()
-        size += len(one) + 1 if isinstance(one, str | list | dict) else 1
-        if isinstance(one, list | dict) and size <= LARGEST_SCHEMA_BYTES:
-            left.extend(one.values() if isinstance(one, dict) else one)
-            size += sum(map(len, one)) if isinstance(one, dict) else 0
+        size += 1 + (len(one) if isinstance(one, str | list | dict) else 0)
+        if size > LARGEST_SCHEMA_BYTES:
+            break
+        if isinstance(one, dict):
+            size += sum(map(len, one))
+            left.extend(one.values())
+        elif isinstance(one, list):
+            left.extend(one)
     return size

@@ -68,10 +68,7 @@ class Evaluator:
 
     def assign(self, name: str, value: object) -> None:
         """Give a value to the innermost variable of this name."""
-        values = self._values.get(name)
-        if not values:
-            raise self.error(f"undefined variable: {name}")
-        values[-1] = value
+        self._known(name)[-1] = value
 
     def _declare(self, name: str, value: object) -> None:
         self._declared.append(name)
@@ -151,10 +148,13 @@ class Evaluator:
         return self._operand(dot, operand.root)
 
     def _variable(self, name: str) -> object:
+        return self._known(name)[-1]
+
+    def _known(self, name: str) -> list[object]:
         values = self._values.get(name)
         if not values:
             raise self.error(f"undefined variable: {name}")
-        return values[-1]
+        return values
 
     def _field(self, receiver: object, name: str, *, has_arguments: bool) -> object:
         target = unbox(receiver)
@@ -186,8 +186,9 @@ class Evaluator:
         except FunctionError as error:
             self.at(command)
             raise self.error(f"error calling {name}: {error}") from error
-        is_counted = function.is_given_budget or not isinstance(result, str)
-        return result if is_counted else self._budget.take_text(str(result))
+        if isinstance(result, str) and not function.is_given_budget:
+            self._budget.take_text(result)
+        return result
 
     def _first_decisive(self, dot: object, arguments: Sequence[Operand], final: object, *, decisive: bool) -> object:
         """What `and` (decided by the first false value) or `or` (by the first true one) gives."""

@@ -8,6 +8,7 @@ from typing import Literal
 from mlx_ollama.gotemplate.budget import Budget
 from mlx_ollama.gotemplate.comparison import equals, equals_one, is_at_most, is_less
 from mlx_ollama.gotemplate.escapes import escape_html, escape_javascript, escape_query
+from mlx_ollama.gotemplate.gostring import in_pieces
 from mlx_ollama.gotemplate.indexing import index, length, slice_
 from mlx_ollama.gotemplate.printf import sprint, sprintf, sprintln
 from mlx_ollama.gotemplate.typescript import typescript_type
@@ -15,8 +16,6 @@ from mlx_ollama.gotemplate.values import is_true, pointee, to_json
 
 Today = Callable[[], date]
 Parameter = Literal["any", "string"]
-
-_PIECE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +54,7 @@ def _printf(budget: Budget, template: str, *operands: object) -> str:
 def _escaping(escape: Callable[[str], str]) -> Function:
     def call(budget: Budget, *operands: object) -> str:
         text = sprint([_printable(operand) for operand in operands], budget)
-        pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
-        return "".join(budget.take_text(escape(piece)) for piece in pieces)
+        return "".join(budget.take_text(escape(piece)) for piece in in_pieces(text))
 
     return Function(call, (), "any", is_given_budget=True)
 

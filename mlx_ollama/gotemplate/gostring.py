@@ -4,6 +4,7 @@ Such halves live in Python strings as surrogate escapes, and join again to a who
 """
 
 import re
+from collections.abc import Iterator
 
 _SIMPLE_ESCAPES = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, "'": 39, '"': 34}
 _ESCAPE = re.compile(
@@ -27,6 +28,11 @@ _QUOTED = {
     "\v": "\\v",
     "\\": "\\\\",
 }
+
+
+def in_pieces(text: str) -> Iterator[str]:
+    """A text that may be long, for what takes much room for each of its characters."""
+    return (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
 
 
 def to_bytes(text: str) -> bytes:
@@ -64,9 +70,9 @@ def describe_character(character: str) -> str:
 
 def quote(text: str, *, ascii_only: bool = False) -> str:
     """`text` as a Go string literal (the verb %q)."""
-    # In pieces: a list of all characters takes many times the memory of the text.
-    pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
-    return '"' + "".join("".join(_quote_character(each, '"', ascii_only) for each in piece) for piece in pieces) + '"'
+    # A list of all characters takes many times the memory of the text.
+    quoted = ("".join(_quote_character(each, '"', ascii_only) for each in piece) for piece in in_pieces(text))
+    return f'"{"".join(quoted)}"'
 
 
 def quote_character(code: int, *, ascii_only: bool = False) -> str:

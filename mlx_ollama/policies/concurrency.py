@@ -71,10 +71,8 @@ class Slots:
         """
         place = self.waiting + 1 + self._refused % self.most
         self._refused += 1
-        return Overloaded(self._message, setting=setting, retry_after=self._expected(place))
-
-    def _expected(self, place: int) -> int:
-        return max(1, math.ceil(self.service_seconds * place / self.most))
+        expected = max(1, math.ceil(self.service_seconds * place / self.most))
+        return Overloaded(self._message, setting=setting, retry_after=expected)
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
