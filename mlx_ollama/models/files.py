@@ -94,12 +94,13 @@ def _locked_directory(destination: Path) -> tuple[Path, int]:
     while True:
         directory = destination.with_name(f"{_PARTIAL}{destination.name}-{secrets.token_hex(4)}")
         directory.mkdir()
-        lock = os.open(directory, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # Before it was locked somebody may have taken it for a dead writer's.
-        if directory.exists():
-            return directory, lock
-        os.close(lock)
+        # Before it is locked somebody may take it for a dead writer's.
+        with suppress(FileNotFoundError):
+            lock = os.open(directory, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if directory.exists():
+                return directory, lock
+            os.close(lock)
 
 
 def _remove(path: Path) -> None:

@@ -10,7 +10,7 @@ Weights that lie on this machine as an MLX directory are not copied in: a layer 
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,8 +244,7 @@ class Store:
         with suppress(OSError), self._alone():
             manifests = self._manifests_of_all()
             if manifests is not None:
-                used = frozenset[str]().union(*(manifest.digests for manifest in manifests))
-                self.blobs.remove_unused(used, before=time.time() - FORGOTTEN_SECONDS)
+                self.blobs.remove_unused(_digests(manifests), before=time.time() - FORGOTTEN_SECONDS)
 
     def _alone(self) -> AbstractContextManager[object]:
         """A time in which nobody else writes: no blob goes while a manifest that needs it is on its way."""
@@ -283,8 +282,7 @@ class Store:
         made = self._made_of(former)
         if made is not None and made not in {self._made_of(other) for other in others}:
             shutil.rmtree(made, ignore_errors=True)
-        used = frozenset[str]().union(*(other.digests for other in others))
-        for digest in former.digests - used:
+        for digest in former.digests - _digests(others):
             self.blobs.remove(digest)
 
     def _manifests_of_all(self) -> list[Manifest] | None:
@@ -362,3 +360,7 @@ class Store:
 
     def _contents(self, manifest: Manifest, media_type: str) -> list[bytes]:
         return [self.blobs.read(layer.digest) for layer in manifest.of_type(media_type)]
+
+
+def _digests(manifests: Iterable[Manifest]) -> frozenset[str]:
+    return frozenset(digest for manifest in manifests for digest in manifest.digests)

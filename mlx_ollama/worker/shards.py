@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -66,8 +65,6 @@ def write_shards(directory: Path, shards: list[list[ArraySpec]], pieces: Iterabl
             places[name].append(rows)
         for place in places.values():
             place.close()
-        for written in {place.file for place in places.values()}:
-            _to_disk(written)
     if len(shards) > 1:
         total = sum(spec.nbytes for shard in shards for spec in shard)
         write_json(directory / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
@@ -78,9 +75,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        _to_disk(file)
+    path.write_text(text, encoding="utf-8")
 
 
 class _Place:
@@ -125,8 +120,3 @@ def _header(shard: list[ArraySpec]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def _to_disk(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
